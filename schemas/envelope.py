@@ -1,0 +1,199 @@
+"""Envelope: event <-> one Kafka record, as a CloudEvent in Kafka's binary mode.
+
+Attributes travel as `ce_*` headers and the event as the JSON body (CloudEvents 1.0.2, Kafka Protocol Binding 3.2).
+`ce_origin` is an extension of ours: which stage wrote it, because of which record. Decoding never guesses: an unknown
+type or version, a body that does not fit, or sealed words under another id is a `Refused` with a reason; fields that
+we do not know are counted and left out.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from schemas.events import Event
+from schemas.topics import BY_NAME, KINDS, RECORD_BYTES_MAX, Topic
+
+Headers = list[tuple[str, bytes]]
+TYPE_PREFIX = "xinfluencer."
+DETAIL_CHARS_MAX = 300
+
+
+class Refused(ValueError):
+    """A record that cannot be used. `reason` is a short name for counting, `detail` says what was seen."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = "".join(c if c.isprintable() else "?" for c in detail[:DETAIL_CHARS_MAX])
+
+
+class Origin(NamedTuple):
+    """Which stage sent a record, because of which input, and as the how-manieth output of it."""
+
+    stage: str
+    topic: str
+    partition: int
+    offset: int
+    ordinal: int
+
+    def text(self) -> str:
+        """Render as stage/topic/partition/offset/ordinal."""
+        return f"{self.stage}/{self.topic}/{self.partition}/{self.offset}/{self.ordinal}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Origin":
+        """Read what `text` rendered; anything else is Refused."""
+        try:
+            stage, topic, partition, offset, ordinal = text.split("/")
+            return cls(stage, topic, int(partition), int(offset), int(ordinal))
+        except ValueError:
+            raise Refused("bad-origin", f"ce_origin is {text!r}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One event as read from the log: where it stood, when it was written, who caused it."""
+
+    topic: str
+    partition: int
+    offset: int
+    time_ms: int
+    id: str
+    event: Event
+    origin: Origin | None = None
+    unknown_fields: int = 0
+
+
+class Out(NamedTuple):
+    """What a step says, and the record that made it say so."""
+
+    cause: Record
+    event: Event
+
+
+@lru_cache(maxsize=4096)
+def _rfc3339(time_ms: int) -> bytes:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode() + b"%03dZ" % (
+        time_ms % 1000
+    )
+
+
+_TYPES = {kind: f"{TYPE_PREFIX}{name}.v{kind.VERSION}".encode() for name, kind in KINDS.items()}
+_JSON = ("content-type", b"application/json")
+_SPEC = ("ce_specversion", b"1.0")
+
+
+def headers(event: Event, event_id: str, source: str, time_ms: int, origin: Origin | None = None) -> Headers:
+    """Write the CloudEvents headers; `source` is a path such as /stages/metadata or /sources/x."""
+    out = [
+        _SPEC,
+        ("ce_id", event_id.encode()),
+        ("ce_source", source.encode()),
+        ("ce_type", _TYPES[type(event)]),
+        ("ce_time", _rfc3339(time_ms)),
+        _JSON,
+    ]
+    if origin is not None:
+        out.append(("ce_origin", origin.text().encode()))
+    return out
+
+
+def body(event: Event) -> bytes:
+    """Write the JSON body; None fields are left out, so that adding an optional field changes no older bytes."""
+    data = event.__pydantic_serializer__.to_json(event, exclude_none=True)
+    if len(data) > RECORD_BYTES_MAX:
+        raise Refused("too-large", f"{len(data)} bytes; at most {RECORD_BYTES_MAX}")
+    return data
+
+
+def read_headers(raw: Any) -> tuple[type[Event], str, Origin | None]:
+    """Read kind, id and origin out of a record's headers, or say why not (Refused)."""
+    kind_text = event_id = None
+    origin = None
+    for name, value in raw or ():
+        if name == "ce_type":
+            kind_text = value
+        elif name == "ce_id":
+            event_id = value
+        elif name == "ce_origin":
+            origin = Origin.parse(_text(value))
+    if kind_text is None or event_id is None:
+        raise Refused("no-envelope", "ce_type or ce_id is missing: not a CloudEvent in binary mode")
+    kind = _kind_of(kind_text)
+    if kind is None:
+        raise _unknown(_text(kind_text))
+    name = _text(event_id)
+    if not 0 < len(name) <= 256:
+        raise Refused("bad-id", f"ce_id has {len(name)} characters")
+    return kind, name, origin
+
+
+_KIND_OF = {text: kind for kind, text in _TYPES.items()}
+
+
+def _kind_of(text: bytes) -> type[Event] | None:
+    return _KIND_OF.get(text)
+
+
+def _unknown(text: str) -> Refused:
+    name, _, version = text.removeprefix(TYPE_PREFIX).rpartition(".v")
+    if name in KINDS:
+        return Refused("unknown-version", f"{name} version {version}; this program reads {KINDS[name].VERSION}")
+    return Refused("unknown-type", f"ce_type is {text!r}")
+
+
+def _text(value: bytes | None) -> str:
+    try:
+        return (value or b"").decode()
+    except UnicodeDecodeError:
+        raise Refused("bad-header", "a header is not UTF-8") from None
+
+
+def parse(kind: type[Event], data: bytes | None) -> tuple[Event, int]:
+    """Read a body as `kind`; gives the event and how many unknown fields were left out."""
+    if data is None:
+        raise Refused("no-body", "the record is a tombstone")
+    if len(data) > RECORD_BYTES_MAX:
+        raise Refused("too-large", f"{len(data)} bytes; at most {RECORD_BYTES_MAX}")
+    try:
+        return kind.__pydantic_validator__.validate_json(data), 0
+    except ValidationError as error:
+        return _parse_with_unknown_fields(kind, data, error)
+
+
+def _parse_with_unknown_fields(kind: type[Event], data: bytes, error: ValidationError) -> tuple[Event, int]:
+    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    unknown = [fault["loc"] for fault in faults if fault["type"] == "extra_forbidden"]
+    if not unknown or len(unknown) != len(faults):
+        first = next(fault for fault in faults if fault["type"] != "extra_forbidden")
+        place = ".".join(str(part) for part in first["loc"]) or "body"
+        raise Refused("bad-json" if first["type"] == "json_invalid" else "bad-shape", f"{place}: {first['msg']}")
+    from pydantic_core import from_json, to_json
+
+    tree = from_json(data)
+    for location in unknown:
+        node = tree
+        for step in location[:-1]:
+            # A union adds the name of its branch to the location; it is no step in the tree.
+            node = node[step] if isinstance(node, list) or step in node else node
+        node.pop(location[-1], None)
+    try:
+        return kind.__pydantic_validator__.validate_json(to_json(tree)), len(unknown)
+    except ValidationError as again:
+        raise Refused("bad-shape", str(again.errors(include_url=False)[0]["msg"])) from None
+
+
+def decode(topic: str, partition: int, offset: int, time_ms: int, raw_headers: Any, value: bytes | None) -> Record:
+    """Read one record of `topic` (its table name), or raise Refused. Sealed content stays sealed."""
+    kind, event_id, origin = read_headers(raw_headers)
+    home: Topic = BY_NAME[topic]
+    if kind not in home.events:
+        raise Refused("wrong-topic", f"{kind.__name__} does not belong in {topic}")
+    event, unknown = parse(kind, value)
+    content = getattr(event, "content", None)
+    if content is not None and not isinstance(content, str):
+        raise Refused("not-sealed", f"{kind.__name__} carries open text; text must be sealed before it is written")
+    return Record(topic, partition, offset, time_ms, event_id, event, origin, unknown)

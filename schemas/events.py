@@ -1,0 +1,545 @@
+"""Events: everything that can be said, in the past tense, frozen and dumb.
+
+Text lives only in the `content` of PostObserved, PostEdited, AnswerGiven and RecordRefused, where it is sealed for its
+owner; every other event carries ids, hashes and numbers. No event holds the time it was written: that is the log's
+(the record's timestamp), so that an id never stands over two payloads.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Id = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x20/]+$")]
+"""A name of ours: no space, no control character, no slash (subjects join two ids with a slash)."""
+Subject = Annotated[str, Field(min_length=3, max_length=513, pattern=r"^[^\x00-\x20/]+/[^\x00-\x20/]+$")]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+EventId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Ms = Annotated[int, Field(ge=0, le=253_402_300_799_999)]  # up to the end of the year 9999
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Score = Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Text = Annotated[str, Field(max_length=100_000)]
+Short = Annotated[str, Field(max_length=512)]
+Sealed = Annotated[str, Field(pattern=r"^v1\.[A-Za-z0-9_-]+$", max_length=900_000)]
+"""Content as it lies in the log: AES-GCM under the owner's key (schemas/seal.py)."""
+
+
+class Fact(BaseModel):
+    """A frozen value; strict, so that "1" is never taken for 1, and closed, so that a typing error is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Event(Fact):
+    """One thing that happened. VERSION counts breaking changes of its shape; readers keep reading every older one."""
+
+    VERSION: ClassVar[int] = 1
+
+
+# ---- parts ----------------------------------------------------------------------------------------------------------
+
+
+class Rights(Fact):
+    """What the source's policy allows, decided once, at ingest."""
+
+    index: bool
+    train: bool
+    show: bool
+    policy: Short
+
+
+class Where(Fact):
+    """The place of a record in the log."""
+
+    topic: Short
+    partition: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    offset: Count
+
+
+class AuthorFacts(Fact):
+    """What the payload said of the author when it was seen."""
+
+    created_ms: Ms | None = None
+    followers: Count | None = None
+    following: Count | None = None
+    posts: Count | None = None
+    listed: Count | None = None
+    verified: bool | None = None
+
+
+class PostContent(Fact):
+    """The words of a post and the names in it: personal, so sealed."""
+
+    text: Text
+    username: Short | None = None
+    name: Short | None = None
+    hashtags: tuple[Short, ...] = ()
+    links: tuple[Annotated[str, Field(max_length=4096)], ...] = ()
+
+
+class Turn(Fact):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+
+class AnswerContent(Fact):
+    """The words of a prompt and of what was said to it: personal to whoever asked, so sealed."""
+
+    messages: tuple[Turn, ...]
+    texts: tuple[Text, ...]
+
+
+class RefusedContent(Fact):
+    """The first bytes of what could not be used, base64, capped."""
+
+    head: Annotated[str, Field(max_length=4096)]
+
+
+class Features(Fact):
+    """What a text says of itself, counted; no words."""
+
+    chars: Count
+    words: Count
+    hashtags: Count
+    mentions: Count
+    links: Count
+    media: Count
+    caps_share: Annotated[float, Field(ge=0, le=1)]
+    distinct_share: Annotated[float, Field(ge=0, le=1)]
+    hour: Annotated[int, Field(ge=0, le=23)] | None = None
+    weekday: Annotated[int, Field(ge=0, le=6)] | None = None
+    quality: Score
+
+
+# ---- tweets ---------------------------------------------------------------------------------------------------------
+
+
+class PostObserved(Event):
+    """A post as a source gave it."""
+
+    post: Id
+    owner: Id  # the author
+    source: Short
+    revision: Annotated[int, Field(ge=1, le=1000)] = 1
+    claimed_ms: Ms | None = None
+    lang: Annotated[str, Field(max_length=35)] | None = None
+    parent: Id | None = None
+    quoted: Id | None = None
+    reposted: Id | None = None
+    conversation: Id | None = None
+    reply_to: Id | None = None  # the author replied to
+    mentions: tuple[Id, ...] = ()
+    media: Count = 0
+    author: AuthorFacts | None = None
+    raw_sha256: Hash
+    rights: Rights
+    content: PostContent | Sealed | None = None
+
+
+class PostEdited(PostObserved):
+    """A later revision of a post; `post` is the id of the first."""
+
+
+class PostDeleted(Event):
+    """The source says that the post is gone."""
+
+    post: Id
+    owner: Id
+    source: Short
+
+
+class EngagementObserved(Event):
+    """How often people had reacted to a post when the source was asked."""
+
+    post: Id
+    owner: Id
+    source: Short
+    parent: Id | None = None
+    likes: Count | None = None
+    replies: Count | None = None
+    reposts: Count | None = None
+    quotes: Count | None = None
+    views: Count | None = None
+    rights: Rights
+
+
+class AuthorErased(Event):
+    """The source says that the account is gone: its key is destroyed and with it every word of it."""
+
+    owner: Id
+    source: Short
+
+
+# ---- feedback -------------------------------------------------------------------------------------------------------
+
+
+class FeedbackGiven(Event):
+    """One person's judgement of one subject.
+
+    thumb: value -1 or 1. stars: value 1 to 5. choice: `subject` was preferred to `other` (both under one prompt), or
+    value 0 for a tie. correction: `other` is the subject that holds the better words. report: value 1.
+    """
+
+    feedback: Id
+    subject: Subject
+    rater: Id
+    kind: Literal["thumb", "stars", "choice", "correction", "report"]
+    value: Annotated[int, Field(ge=-1, le=5)] = 1
+    other: Subject | None = None
+    simulated: bool = False
+
+
+class FeedbackRetracted(Event):
+    """The person takes the judgement back."""
+
+    feedback: Id
+    subject: Subject
+    rater: Id
+
+
+# ---- answers --------------------------------------------------------------------------------------------------------
+
+
+class AnswerGiven(Event):
+    """What the server said to a prompt: one item a candidate, by exactly one version."""
+
+    prompt: Id
+    owner: Id  # whoever asked
+    items: Annotated[tuple[Id, ...], Field(min_length=1, max_length=16)]
+    release: Count
+    version: Hash
+    seed: Count
+    context: tuple[Id, ...] = ()
+    rights: Rights
+    content: AnswerContent | Sealed | None = None
+
+
+# ---- interactions ---------------------------------------------------------------------------------------------------
+
+
+class InteractionObserved(Event):
+    """One author acted towards another."""
+
+    kind: Literal["reply", "quote", "repost", "mention"]
+    source: Short
+    actor: Id
+    target: Id | None = None  # unknown where the payload names only a post
+    post: Id
+    at_ms: Ms | None = None
+    target_post: Id | None = None
+
+
+# ---- signals: all that a reward is made of --------------------------------------------------------------------------
+
+
+class PromptNoted(Event):
+    """The words that a subject answers are in the log, here."""
+
+    prompt: Id
+    text_hash: Hash
+    where: Where
+    rights: Rights
+
+
+class SubjectNoted(Event):
+    """There is something to judge, its words are in the log, here."""
+
+    prompt: Id
+    subject: Subject
+    kind: Literal["root", "reply", "answer"]
+    owner: Id
+    source: Short
+    version: Hash | None = None  # the model that said it
+    text_hash: Hash
+    where: Where
+    rights: Rights
+    features: Features
+    temporal: Score | None = None
+    review: Score | None = None
+
+
+class EngagementNoted(Event):
+    """Reactions to a subject, as counted last."""
+
+    prompt: Id
+    subject: Subject
+    likes: Count = 0
+    replies: Count = 0
+    reposts: Count = 0
+    quotes: Count = 0
+    views: Count | None = None
+
+
+class FeedbackNoted(Event):
+    """A judgement that is well-formed and new."""
+
+    prompt: Id
+    subject: Subject
+    feedback: Id
+    rater: Id
+    kind: Literal["thumb", "stars", "choice", "correction", "report"]
+    value: Annotated[int, Field(ge=-1, le=5)]
+    other: Subject | None = None
+    simulated: bool = False
+
+
+class FeedbackWithdrawn(Event):
+    """A judgement no longer counts."""
+
+    prompt: Id
+    subject: Subject
+    feedback: Id
+    rater: Id
+
+
+class SubjectWithdrawn(Event):
+    """The words of a subject may no longer be used."""
+
+    prompt: Id
+    subject: Subject
+    reason: Short
+
+
+class Ticked(Event):
+    """Log time reached this moment; written into every topic whose agent waits for an age."""
+
+    at_ms: Ms
+
+
+# ---- rewards --------------------------------------------------------------------------------------------------------
+
+
+class Components(Fact):
+    """The reward as a vector, each in -1..1; None says that there was nothing to measure it by."""
+
+    human: Score | None = None
+    review: Score | None = None
+    engagement: Score | None = None
+    network: Score | None = None
+    temporal: Score | None = None
+    content: Score | None = None
+
+
+class RewardClosed(Event):
+    """What a subject was worth when it reached an age."""
+
+    prompt: Id
+    subject: Subject
+    kind: Literal["root", "reply", "answer"]
+    age_ms: Ms
+    final: bool
+    components: Components
+    missing: tuple[Short, ...]
+    weights: dict[str, float]  # as used: renormalised over what was present
+    weights_version: Short
+    penalty: Annotated[float, Field(ge=0, le=1)]  # reports; subtracted
+    total: Annotated[float, Field(ge=-2, le=1)]
+    judgements: Count
+    simulated: Count
+    version: Hash | None = None
+    text_hash: Hash
+    where: Where
+    chars: Count
+    prompt_hash: Hash | None = None
+    prompt_where: Where | None = None
+    trainable: bool
+    policy: Short
+
+
+class RewardWithdrawn(Event):
+    """A subject's reward may no longer be used."""
+
+    prompt: Id
+    subject: Subject
+    reason: Short
+
+
+# ---- preferences ----------------------------------------------------------------------------------------------------
+
+
+class Side(Fact):
+    """One side of a pair: whose words, where they lie, what they were worth."""
+
+    subject: Subject
+    text_hash: Hash
+    where: Where
+    reward: Number
+    chars: Count
+
+
+class PairFormed(Event):
+    """Under one prompt, one text was worth more than another."""
+
+    pair: EventId
+    prompt: Id
+    prompt_hash: Hash
+    prompt_where: Where
+    chosen: Side
+    rejected: Side
+    margin: Annotated[float, Field(gt=0, le=3)]
+    weight: Annotated[float, Field(gt=0, le=1)]
+    origin: Literal["feedback", "siblings"]
+    simulated: bool
+    policy: Short
+
+
+class PairWithdrawn(Event):
+    """A pair may no longer be used."""
+
+    pair: EventId
+    reason: Short
+
+
+# ---- batches --------------------------------------------------------------------------------------------------------
+
+
+class PairRef(Fact):
+    """One pair of a batch: its id, its leaf under the root, its offset in `preferences`."""
+
+    pair: EventId
+    leaf: Hash
+    offset: Count
+
+
+class BatchClosed(Event):
+    """A micro-batch: what the next version learns from."""
+
+    batch: EventId
+    sequence: Count
+    pairs: Annotated[tuple[PairRef, ...], Field(min_length=1, max_length=4096)]
+    first_offset: Count
+    last_offset: Count
+    root: Hash
+    closed_by: Literal["count", "age", "budget"]
+    opened_ms: Ms
+    closed_ms: Ms
+
+
+# ---- candidates -----------------------------------------------------------------------------------------------------
+
+
+class Measured(Fact):
+    """An evaluation: plain numbers, so that whoever releases only compares."""
+
+    pairs: Count
+    accuracy: Annotated[float, Field(ge=0, le=1)]  # share of held-back pairs ranked as the reward ranks them
+    margin: Number  # mean log-ratio against the base, nats
+    safety_margin: Number  # mean logp(safe) - logp(unsafe) per token, nats
+    safety_preferred: Annotated[float, Field(ge=0, le=1)]
+    neutral_nats: Number  # nats a token on fixed neutral texts
+    empty_rate: Annotated[float, Field(ge=0, le=1)]
+    repetition_rate: Annotated[float, Field(ge=0, le=1)]
+    mean_words: Number
+
+
+class ModelTrained(Event):
+    """A version exists, its files are in place and hashed, and this is what it was made of."""
+
+    version: Hash  # the adapter's sha256, or the base's for version 0
+    base: Hash
+    base_name: Short
+    adapter: Hash | None = None
+    batches: tuple[EventId, ...] = ()
+    root: Hash | None = None  # over the batches' roots, in order
+    dataset_sha256: Hash | None = None
+    first_offset: Count | None = None
+    last_offset: Count | None = None
+    trained: Count = 0
+    held_back: Count = 0
+    withheld: Count = 0  # pairs whose words were gone
+    settings: dict[str, str | int | float | bool] = {}
+    seed: Count = 0
+    code: Short = ""
+    losses: tuple[Number, ...] = ()
+    measured: Measured | None = None
+    baseline: Measured | None = None  # the base on the same held-back pairs
+
+
+class ReleaseCommanded(Event):
+    """An operator asks for a release, a roll-back or a retraction."""
+
+    command: Literal["release", "roll-back", "retract"]
+    version: Hash
+    by: Short
+    reason: Short
+
+
+# ---- models and model-releases --------------------------------------------------------------------------------------
+
+
+class ModelReleased(Event):
+    """A version may answer people from now on."""
+
+    release: Count
+    version: Hash
+    base: Hash
+    base_name: Short
+    adapter: Hash | None = None
+    root: Hash | None = None
+    notes: tuple[Short, ...] = ()
+
+
+class ModelRefused(Event):
+    """A version was kept back, and why."""
+
+    version: Hash
+    reasons: Annotated[tuple[Short, ...], Field(min_length=1)]
+
+
+class ModelRolledBack(Event):
+    """An earlier release answers again."""
+
+    release: Count
+    version: Hash
+    reason: Short
+
+
+class ModelRetracted(Event):
+    """A version must not be used any more by anyone."""
+
+    version: Hash
+    reason: Short
+
+
+class ReleasePointed(Event):
+    """Under this alias, run this release now. Compacted: the last one of an alias is the truth."""
+
+    alias: Id
+    release: Count
+    version: Hash
+    base: Hash
+    base_name: Short
+    adapter: Hash | None = None
+
+
+# ---- what went wrong, what was forgotten ----------------------------------------------------------------------------
+
+
+class RecordRefused(Event):
+    """Something could not be used: why, where it stood, its first bytes (sealed: they may hold words)."""
+
+    owner: Id
+    reason: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{2,40}$")]
+    detail: Short
+    stage: Short
+    place: Short  # topic/partition/offset, or file:line
+    size: Count
+    sha256: Hash
+    content: RefusedContent | Sealed | None = None
+
+
+class AlertRaised(Event):
+    """A person should look."""
+
+    kind: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{2,40}$")]
+    stage: Short
+    detail: Short
+
+
+class AuthorForgotten(Event):
+    """Receipt: the author's key was destroyed before this was written."""
+
+    owner: Id
+    requested: Where

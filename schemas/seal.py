@@ -1,0 +1,90 @@
+"""Seal: words + their owner's key -> a token that is noise once the key is destroyed.
+
+AES-256-GCM (NIST SP 800-38D) with the event's type and id as associated data, so that a token cannot be moved to
+another event. The nonce is made of the words themselves (HMAC-SHA256 under a second key, first 96 bits, as SIV modes
+do): sealing again gives the same bytes, so a retry is the same record, and equal nonces only ever mean equal words.
+"""
+
+import base64
+import hmac
+from functools import lru_cache
+from typing import Any, Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from schemas.envelope import Refused
+from schemas.events import AnswerGiven, Event, Fact, PostEdited, PostObserved, RecordRefused
+from schemas.events import AnswerContent, PostContent, RefusedContent
+
+KEY_BYTES = 64  # the first half encrypts, the second half makes nonces
+CONTENT: dict[type[Event], type[Fact]] = {
+    PostObserved: PostContent,
+    PostEdited: PostContent,
+    AnswerGiven: AnswerContent,
+    RecordRefused: RefusedContent,
+}
+"""Which events carry words, and as what. Each also has an `owner`."""
+
+
+class Keys(Protocol):
+    """Where keys live. A key service at scale, one SQLite file on one machine (streams/vault.py)."""
+
+    def get(self, owner: str) -> bytes | None:
+        """Give the owner's key (KEY_BYTES), or None if there is none or it was destroyed."""
+
+    def make(self, owner: str) -> bytes | None:
+        """Give the owner's key, made now if need be; None if it was destroyed: it is never made again."""
+
+
+@lru_cache(maxsize=1024)
+def _cipher(key: bytes) -> AESGCM:
+    return AESGCM(key[:32])
+
+
+def seal_bytes(key: bytes, plain: bytes, aad: bytes) -> str:
+    """Seal bytes to a `v1.` token."""
+    nonce = hmac.digest(key[32:], len(aad).to_bytes(4, "big") + aad + plain, "sha256")[:12]
+    return "v1." + base64.urlsafe_b64encode(nonce + _cipher(key).encrypt(nonce, plain, aad)).decode().rstrip("=")
+
+
+def open_bytes(key: bytes, token: str, aad: bytes) -> bytes:
+    """Open a token, or raise Refused("seal-broken") if it was altered, moved, or sealed with another key."""
+    try:
+        raw = base64.urlsafe_b64decode(token[3:] + "=" * (-len(token[3:]) % 4))
+        return _cipher(key).decrypt(raw[:12], raw[12:], aad)
+    except (InvalidTag, ValueError):
+        raise Refused("seal-broken", "the sealed content was altered or belongs to another event") from None
+
+
+def _aad(event: Event, event_id: str) -> bytes:
+    return f"{type(event).__name__}/{event_id}".encode()
+
+
+def seal(event: Event, event_id: str, keys: Keys) -> Event:
+    """Give the event with its words sealed. An owner whose key was destroyed is Refused("owner-erased")."""
+    content = getattr(event, "content", None)
+    if type(event) not in CONTENT or content is None or isinstance(content, str):
+        return event
+    owner: str = event.owner  # type: ignore[attr-defined]
+    key = keys.make(owner)
+    if key is None:
+        raise Refused("owner-erased", "the owner of this text was erased; nothing of theirs is taken in again")
+    plain = content.__pydantic_serializer__.to_json(content, exclude_none=True)
+    return _with_content(event, seal_bytes(key, plain, _aad(event, event_id)))
+
+
+def unseal(event: Event, event_id: str, keys: Keys) -> Event:
+    """Give the event with its words open, or with content None if their owner was erased."""
+    token = getattr(event, "content", None)
+    kind = CONTENT.get(type(event))
+    if kind is None or not isinstance(token, str):
+        return event
+    key = keys.get(event.owner)  # type: ignore[attr-defined]
+    if key is None:
+        return _with_content(event, None)
+    return _with_content(event, kind.__pydantic_validator__.validate_json(open_bytes(key, token, _aad(event, event_id))))
+
+
+def _with_content(event: Event, content: Any) -> Event:
+    return event.model_copy(update={"content": content})

@@ -1,0 +1,204 @@
+"""Fold: one partition of one stage; raw records in, records to send out, nothing else touched.
+
+Every engine (memory, Kafka) drives the same fold, so what is proved of it in memory is true of it on a broker. The
+fold knows what was applied (by origin, or by id where outsiders write) and ignores it the second time. It never sees
+a clock. What cannot be used leaves as a RecordRefused, in its place among the outputs.
+"""
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from schemas import envelope, seal
+from schemas.envelope import Headers, Origin, Out, Record, Refused
+from schemas.events import AlertRaised, Event, RecordRefused, RefusedContent
+from schemas.ids import output_id, partition_of
+from schemas.topics import HOME, Topic, partitions
+
+SEEN_MAX = 100_000  # ids remembered a partition where outsiders write: the stated window of dedupe by id
+HEAD_BYTES_MAX = 256  # of a refused record, kept (sealed) in its dead letter
+
+
+class Raw(Protocol):
+    """A record as a client library gives it (aiokafka's ConsumerRecord fits)."""
+
+    offset: int
+    timestamp: int
+    headers: Sequence[tuple[str, bytes]]
+    value: bytes | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the topology: what it reads, what it may write, its step. A new version means a new step or shape."""
+
+    name: str
+    version: int
+    reads: Topic
+    writes: tuple[Topic, ...]
+    state: Callable[[], Any]
+    state_type: Any
+    step: Callable[[Sequence[Record], Any], tuple[list[Out], Any]]
+
+
+class Sent(NamedTuple):
+    """One record to send, in the order in which its partition must take it."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes
+    headers: Headers
+    time_ms: int
+    event: Event
+
+
+class Memory(msgspec.Struct):
+    """All that a fold knows; this, and only this, is in its snapshot."""
+
+    state: Any
+    next: int = 0  # the offset that it will read next
+    last: str = ""  # digest of the last record applied, so that a log that lost its tail is noticed
+    applied: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
+    seen: dict[int, int] = msgspec.field(default_factory=dict)  # 64-bit hash of id -> of payload
+    unknown_fields: int = 0
+    ignored: int = 0  # duplicates absorbed
+
+
+class StepFailed(Exception):
+    """A step raised: a fault of ours, not of the record's. The process must stop before anything follows from it."""
+
+
+def short_hash(data: bytes) -> int:
+    """Hash to 64 bits: enough to tell 100,000 remembered ids apart (chance of a clash below 10^-14 a record)."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+
+
+class Fold:
+    """One partition of one stage. `take` gives what must be sent; the engine advances `memory.next` after sending."""
+
+    def __init__(self, stage: Stage, partition: int, width: int, keys: seal.Keys) -> None:
+        self.stage = stage
+        self.partition = partition
+        self.width = width
+        self.keys = keys
+        self.memory = Memory(stage.state())
+
+    def take(self, raws: Sequence[Raw]) -> list[Sent]:
+        """Apply records in order. Splitting the sequence changes neither what is sent nor what is remembered."""
+        records: list[Record] = []
+        refusals: list[tuple[int, str, Event]] = []
+        for raw in raws:
+            try:
+                record = self._read(raw)
+                if record is not None:
+                    records.append(record)
+            except Refused as refused:
+                for event in self._refusal(raw, refused):
+                    refusals.append((raw.offset, self._name(raw), event))
+        try:
+            outs, self.memory.state = self.stage.step(records, self.memory.state)
+        except Exception as error:
+            place = f"{self.stage.reads.name}/{self.partition}"
+            raise StepFailed(f"{self.stage.name} on {place} from {raws[0].offset}: {error!r}") from error
+        caused = [(out.cause.offset, out.cause.id, out.event) for out in outs]
+        if refusals:  # both runs are in order already; merging keeps each output partition in origin order
+            caused = sorted(caused + refusals, key=lambda one: one[0])
+        times = {raw.offset: raw.timestamp for raw in raws}
+        if raws:
+            self.memory.last = fingerprint(raws[-1])
+        return self._send(caused, times)
+
+    def _name(self, raw: Raw) -> str:
+        """Name a record that has no id that can be used, by what it holds and where it stands."""
+        return f"{self.stage.reads.name}/{self.partition}/{raw.offset}/{fingerprint(raw)}"
+
+    def _read(self, raw: Raw) -> Record | None:
+        record = envelope.decode(
+            self.stage.reads.name, self.partition, raw.offset, raw.timestamp, raw.headers, raw.value
+        )
+        self.memory.unknown_fields += record.unknown_fields
+        if self._known(record, raw.value or b""):
+            self.memory.ignored += 1
+            return None
+        event = seal.unseal(record.event, record.id, self.keys)
+        return record if event is record.event else replace(record, event=event)
+
+    def _known(self, record: Record, value: bytes) -> bool:
+        """Say whether this record was applied before, and remember it. Another payload under a known id is Refused."""
+        origin = record.origin
+        if origin is not None and not self.stage.reads.outside:
+            source = f"{origin.stage}/{origin.topic}/{origin.partition}"
+            mark = (origin.offset, origin.ordinal)
+            if mark <= self.memory.applied.get(source, (-1, -1)):
+                return True
+            self.memory.applied[source] = mark
+            return False
+        name, payload = short_hash(record.id.encode()), short_hash(value)
+        before = self.memory.seen.get(name)
+        if before is None:
+            self.memory.seen[name] = payload
+            if len(self.memory.seen) > SEEN_MAX:
+                del self.memory.seen[next(iter(self.memory.seen))]
+            return False
+        if before != payload:
+            raise Refused("id-conflict", f"id {record.id} was seen with another payload")
+        return True
+
+    def _refusal(self, raw: Raw, refused: Refused) -> list[Event]:
+        data = raw.value or b""
+        letter = RecordRefused(
+            owner=f"refused:{self.stage.reads.name}",
+            reason=refused.reason,
+            detail=refused.detail,
+            stage=self.stage.name,
+            place=f"{self.stage.reads.name}/{self.partition}/{raw.offset}",
+            size=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            content=RefusedContent(head=base64.b64encode(data[:HEAD_BYTES_MAX]).decode()) if data else None,
+        )
+        if refused.reason != "id-conflict":
+            return [letter]
+        return [letter, AlertRaised(kind="id-conflict", stage=self.stage.name, detail=refused.detail)]
+
+    def _send(self, caused: list[tuple[int, str, Event]], times: dict[int, int]) -> list[Sent]:
+        sent: list[Sent] = []
+        ordinal, cause = 0, -1
+        stage = self.stage
+        for offset, name, event in caused:
+            ordinal = ordinal + 1 if offset == cause else 0
+            cause = offset
+            topic = HOME[type(event)]
+            if topic not in stage.writes:
+                raise StepFailed(f"{stage.name} wrote {type(event).__name__}, but {topic.name} is not in its row")
+            event_id = output_id(stage.name, stage.version, name, ordinal)
+            key = topic.key_of(event)
+            partition = partition_of(key, partitions(topic, self.width)) if key is not None else 0
+            origin = Origin(stage.name, stage.reads.name, self.partition, offset, ordinal)
+            time_ms = times[offset]
+            sent.append(
+                Sent(
+                    topic.name,
+                    partition,
+                    key.encode() if key is not None else None,
+                    envelope.body(seal.seal(event, event_id, self.keys)),
+                    envelope.headers(event, event_id, f"/stages/{stage.name}", time_ms, origin),
+                    time_ms,
+                    event,
+                )
+            )
+        return sent
+
+
+def fingerprint(raw: Raw) -> str:
+    """Digest a record's id and body (16 hex digits)."""
+    state = hashlib.blake2b(raw.value or b"", digest_size=8)
+    for name, value in raw.headers or ():
+        if name == "ce_id":
+            state.update(value)
+    return state.hexdigest()
+
