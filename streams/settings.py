@@ -1,0 +1,101 @@
+"""Settings: environment variables -> one frozen value; every process of a deployment reads the same ones.
+
+Each field is `XINFLUENCER_` and its name in capitals. Secrets come from the environment only, and Kafka's own live in
+streams/kafka.py.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agents.batching import Limits
+from streams.kafka import KafkaSettings
+from streams.topology import Tuning
+
+PREFIX = "XINFLUENCER_"
+
+
+class SettingsRefused(ValueError):
+    """A setting cannot be used; the message names the variable."""
+
+
+class Settings(BaseModel):
+    """What can be set. Times are milliseconds of log time, paths are created when needed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    data: Path = Field(Path("var"), description="all state of one machine: broker, snapshots, vault, models")
+    cache: Path = Field(Path("~/.cache/xinfluencer"), description="downloads and the converted base model")
+    policy: Path | None = Field(None, description="rights policy file; the built-in default otherwise")
+    namespace: str = Field("", pattern=r"^[a-z0-9-]{0,40}$", description="prefix of every topic and group")
+    partitions: int = Field(4, ge=1, le=1024, description="of each wide topic; frozen once the topics exist")
+    replication: int = Field(1, ge=1, le=7, description="of each topic")
+    ages_ms: tuple[int, ...] = Field(Tuning().ages_ms, description="closing ages of rewards, ascending")
+    margin_min: float = Field(Tuning().margin_min, gt=0, le=2, description="smallest difference that makes a pair")
+    batch_pairs_max: int = Field(Limits().pairs_max, ge=1, le=4096)
+    batch_pairs_min: int = Field(Limits().pairs_min, ge=1, le=4096)
+    batch_age_ms: int = Field(Limits().age_ms, ge=1)
+    batch_chars_max: int = Field(Limits().chars_max, ge=1)
+    snapshot_s: float = Field(0.5, gt=0, description="shortest time between two snapshots of a partition")
+    base: str = Field("smollm2", description="base model: smollm2, a folder, or a hub name")
+    train_window: int = Field(256, ge=8, description="newest pairs that a version learns from")
+    seed: int = Field(7, ge=0, lt=2**53)
+    host: str = Field("127.0.0.1", description="address that the server listens on")
+    port: int = Field(8642, ge=0, le=65535)
+    tick_s: float = Field(5.0, gt=0, description="seconds between two ticks of log time")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
+        """Read the environment; a bad value raises SettingsRefused that names its variable."""
+        env = os.environ if env is None else env
+        given: dict[str, object] = {}
+        for name in cls.model_fields:
+            text = env.get(PREFIX + name.upper())
+            if text is not None:
+                given[name] = [part for part in text.split(",") if part] if name == "ages_ms" else text
+        try:
+            settings = cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise SettingsRefused(f"{PREFIX}{str(first['loc'][0]).upper()}: {first['msg']}") from None
+        if list(settings.ages_ms) != sorted(set(settings.ages_ms)) or not settings.ages_ms:
+            raise SettingsRefused(f"{PREFIX}AGES_MS: give one or more ages, ascending")
+        return settings.model_copy(
+            update={"data": settings.data.expanduser().absolute(), "cache": settings.cache.expanduser().absolute()}
+        )
+
+    def to_env(self) -> dict[str, str]:
+        """Render for a child process."""
+        out = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value is not None:
+                out[PREFIX + name.upper()] = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        return out
+
+    @property
+    def tuning(self) -> Tuning:
+        """The agents' part."""
+        return Tuning(
+            ages_ms=self.ages_ms,
+            margin_min=self.margin_min,
+            limits=Limits(self.batch_pairs_max, self.batch_pairs_min, self.batch_age_ms, self.batch_chars_max),
+        )
+
+    def physical(self, topic: str) -> str:
+        """Name a topic of the table as the cluster knows it."""
+        return f"{self.namespace}.{topic}" if self.namespace else topic
+
+    def logical(self, topic: str) -> str:
+        """Name a cluster's topic as the table knows it."""
+        return topic.removeprefix(f"{self.namespace}.") if self.namespace else topic
+
+    def group(self, name: str) -> str:
+        """Name a consumer group."""
+        return f"{self.namespace}.xinfluencer-{name}" if self.namespace else f"xinfluencer-{name}"
+
+    def kafka(self, env: Mapping[str, str] | None = None) -> KafkaSettings:
+        """Read the cluster's address and credentials."""
+        return KafkaSettings.from_env(os.environ if env is None else env)

@@ -1,0 +1,276 @@
+"""Shell: what stands around a fold on Kafka: claim, load, take, send, snapshot, commit; anything odd ends the process.
+
+Order is everything here: outputs are acknowledged before the state that follows from them is kept, and kept before
+the commit says so. A crash between any two of these repeats work, and the origins make the repeat invisible. There is
+no recovery inside: the process exits with EXIT_AGAIN, and the supervisor outside starts it again from the snapshot.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiokafka.structs import TopicPartition
+from faust.types import TP
+
+from schemas.events import AlertRaised, AuthorForgotten
+from streams.fold import Fold, Stage, StepFailed, fingerprint
+from streams.kafka import KafkaSettings
+from streams.records import outside
+from streams.sender import Sender
+from streams.settings import Settings
+from streams.snapshots import Bound, ClaimLost, SnapshotFolder, SnapshotRefused
+from streams.transport import Chunk
+from streams.vault import Vault
+
+log = logging.getLogger("xinfluencer.worker")
+
+EXIT_AGAIN = 75  # sysexits.h EX_TEMPFAIL: start me again
+EXIT_REFUSED = 78  # EX_CONFIG: starting again will not help; a person must act
+SEND_S_MAX = 30.0
+SNAPSHOT_COST_SHARE = 0.05  # snapshots may take a twentieth of the time: large states are written less often
+
+
+class LogMismatch(Exception):
+    """The log does not continue what the snapshot saw; a person must decide."""
+
+
+@dataclass
+class Owned:
+    """A partition that this process owns."""
+
+    tp: TP
+    fold: Fold
+    bound: Bound
+    claim: int
+    covered: int  # a snapshot holds everything before this offset
+    committed: int
+    end: int
+    dirty: bool = False
+    busy: bool = False
+    written_s: float = 0.0
+    cost_s: float = 0.0
+
+
+def stop_process(reason: str, code: int = EXIT_AGAIN) -> None:
+    """End the process at once, without clean-up: whatever is half done must not be finished by a shutdown handler."""
+    log.critical("stopping: %s", reason)
+    logging.shutdown()
+    os._exit(code)
+
+
+class Shell:
+    """All partitions that one worker process owns."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        kafka: KafkaSettings,
+        stages: tuple[Stage, ...],
+        logs: Mapping[str, str],
+        crash_point: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self.settings = settings
+        self.kafka = kafka
+        self.logs = logs  # physical topic -> cluster and topic id: which log this is
+        self.stages = {settings.physical(stage.reads.name): stage for stage in stages}
+        self.vault = Vault(settings.data / "vault" / "keys.sqlite")
+        self.snapshots = SnapshotFolder(settings.data / "snapshots")
+        self.sender = Sender(settings, kafka)
+        self.crash_point = crash_point
+        self.consumer: Any = None
+        self.epoch = -1
+        self.owned: dict[TP, Owned] = {}
+        self.applied = 0
+        self.stale_chunks = 0
+        self._handed: dict[str, int] = {}
+
+    # ---- assignment -------------------------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Forget everything: what is assigned next starts from its snapshots."""
+        self.owned = {}
+        self.epoch = -1
+        self._handed = {}
+
+    async def own(
+        self,
+        tps: set[TP],
+        starts: Mapping[TP, int],
+        ends: Mapping[TP, int],
+        committed: Mapping[TP, int | None],
+    ) -> dict[TP, int]:
+        """Take the claim on each partition and load it; gives where to read from. Stops the process on a mismatch."""
+        try:
+            for tp in sorted(tps):
+                self.owned[tp] = await self._own(tp, starts[tp], ends[tp], committed[tp])
+        except (LogMismatch, SnapshotRefused) as error:
+            await self.alert("log-mismatch", str(error))
+            stop_process(str(error), EXIT_REFUSED)
+        except Exception as error:
+            stop_process(f"cannot take over partitions: {error!r}")
+        log.info("owns %s", ", ".join(f"{tp.topic}/{tp.partition}@{one.fold.memory.next}" for tp, one in self.owned.items()))
+        return {tp: one.fold.memory.next for tp, one in self.owned.items()}
+
+    async def _own(self, tp: TP, start: int, end: int, committed: int | None) -> Owned:
+        stage = self.stages[tp.topic]
+        fold = Fold(stage, tp.partition, self.settings.partitions, self.vault)
+        bound = Bound(stage.name, stage.version, tp.partition, self.logs[tp.topic], self.settings.partitions)
+        claim = self.snapshots.claim(bound)
+        memory, broken = self.snapshots.load(fold, bound)
+        for path in broken:
+            await self.alert("snapshot-broken", f"{path} is torn; the one before it is used")
+        if memory is not None:
+            fold.memory = memory
+        elif start > 0:
+            raise LogMismatch(f"{tp.topic}/{tp.partition} begins at {start} and there is no snapshot: records are missing")
+        at = fold.memory.next
+        if not start <= at <= end:
+            raise LogMismatch(f"{tp.topic}/{tp.partition}: the snapshot stands at {at}, the log holds {start} to {end}")
+        if memory is not None and at > start:
+            await self._check_last(tp, fold)
+        return Owned(tp, fold, bound, claim, at, committed if committed is not None else -1, end)
+
+    async def _check_last(self, tp: TP, fold: Fold) -> None:
+        """Hold the last record applied against the log's: a log that was cut and refilled is not the one we read."""
+        found = await self.sender.record_before(tp.topic, tp.partition, fold.memory.next)
+        if found is not None and found.offset == fold.memory.next - 1 and fingerprint(found) != fold.memory.last:
+            raise LogMismatch(f"{tp.topic}/{tp.partition}@{found.offset} is not the record that was read there before")
+
+    def begin(self, epoch: int) -> None:
+        """The seek is done: chunks of this epoch count."""
+        self.epoch = epoch
+
+    # ---- flow -------------------------------------------------------------------------------------------------------
+
+    def outstanding(self, topic: str) -> int:
+        """Count chunks of a topic handed out and not finished."""
+        return self._handed.get(topic, 0)
+
+    def hand_out(self, topic: str) -> None:
+        """Note a chunk handed to its agent."""
+        self._handed[topic] = self._handed.get(topic, 0) + 1
+
+    async def handle(self, chunk: Chunk) -> None:
+        """Apply one chunk. Returns only if it was applied and sent, or is nobody's any more."""
+        try:
+            await self._handle(chunk)
+        except asyncio.CancelledError:
+            raise
+        except ClaimLost as lost:
+            stop_process(str(lost))
+        except StepFailed as failed:
+            await self.alert("step-failed", str(failed))
+            stop_process(str(failed))
+        except BaseException as error:
+            stop_process(f"{chunk.tp.topic}/{chunk.tp.partition} {chunk.start}..{chunk.end}: {error!r}")
+        finally:
+            if chunk.epoch == self.epoch:
+                self._handed[chunk.tp.topic] = max(0, self._handed.get(chunk.tp.topic, 0) - 1)
+
+    async def _handle(self, chunk: Chunk) -> None:
+        owned = self.owned.get(chunk.tp)
+        if owned is None or chunk.epoch != self.epoch:
+            self.stale_chunks += 1
+            return
+        memory = owned.fold.memory
+        if memory.next != chunk.start:
+            stop_process(f"a hole: {chunk.tp} stands at {memory.next}, the chunk starts at {chunk.start}")
+        owned.busy = True
+        self.vault.refresh()
+        self.crash_point("before-take")
+        sent = owned.fold.take(chunk.records)
+        self.crash_point("after-take")
+        for one in sent:
+            if isinstance(one.event, AuthorForgotten):
+                self.vault.destroy(one.event.owner)  # before its receipt is sent
+        await asyncio.wait_for(self.sender.send(sent, self.crash_point), SEND_S_MAX)
+        self.crash_point("after-send")
+        owned.busy = False
+        if self.owned.get(chunk.tp) is not owned:
+            self.stale_chunks += 1
+            return
+        memory.next = chunk.end
+        owned.dirty = True
+        self.applied += len(chunk.records)
+        if self._due(owned):
+            self._snapshot(owned)
+
+    def _due(self, owned: Owned) -> bool:
+        wait_s = max(self.settings.snapshot_s, owned.cost_s / SNAPSHOT_COST_SHARE)
+        return time.monotonic() - owned.written_s >= wait_s
+
+    def _snapshot(self, owned: Owned) -> None:
+        began = time.monotonic()
+        try:
+            self.snapshots.write(owned.fold, owned.bound, owned.claim)
+        except OSError as error:
+            # A full disk is no reason to lose what is sent: nothing is committed, the old snapshot stands, try again.
+            log.error("cannot write the snapshot of %s/%s: %s", owned.tp.topic, owned.tp.partition, error)
+            owned.written_s = time.monotonic()
+            return
+        self.crash_point("after-snapshot")
+        owned.covered = owned.fold.memory.next
+        owned.dirty = False
+        owned.written_s = time.monotonic()
+        owned.cost_s = owned.written_s - began
+
+    def committable(self) -> dict[TP, int]:
+        """Snapshot idle partitions that changed; give what snapshots cover beyond the last commit."""
+        try:
+            for owned in self.owned.values():
+                if owned.dirty and not owned.busy and self._due(owned):
+                    self._snapshot(owned)
+        except ClaimLost as lost:
+            stop_process(str(lost))
+        self.crash_point("before-commit")
+        return {tp: owned.covered for tp, owned in self.owned.items() if owned.covered > owned.committed}
+
+    def committed(self, offsets: Mapping[TP, int]) -> None:
+        """Note what the group took."""
+        for tp, offset in offsets.items():
+            if tp in self.owned:
+                self.owned[tp].committed = offset
+
+    async def close(self) -> None:
+        """A clean stop: the streams are empty, so keep what they know; losing this would only cost reading again."""
+        try:
+            for owned in self.owned.values():
+                if owned.dirty and not owned.busy:
+                    self._snapshot(owned)
+        except ClaimLost as lost:
+            stop_process(str(lost))
+        await self.sender.stop()
+        self.vault.close()
+
+    # ---- what others see --------------------------------------------------------------------------------------------
+
+    async def alert(self, kind: str, detail: str) -> None:
+        """Say so in `alerts`; a broker that does not answer must not hide the reason from the log."""
+        log.error("%s: %s", kind, detail)
+        event = AlertRaised(kind=kind, stage="worker", detail=detail[:500])
+        now_ms = int(time.time() * 1000)
+        try:
+            sent = outside(event, "/worker", now_ms, self.settings.partitions, self.vault)
+            await asyncio.wait_for(self.sender.send([sent]), 5.0)
+        except Exception as error:
+            log.error("the alert could not be written: %r", error)
+
+    def status(self) -> dict[str, Any]:
+        """Tell the watchdog outside: where each partition stands and where its log ends (as last fetched)."""
+        positions = {}
+        for tp, owned in self.owned.items():
+            end = self.consumer._thread._ensure_consumer().last_stable_offset(TopicPartition(tp.topic, tp.partition))
+            positions[f"{self.settings.logical(tp.topic)}/{tp.partition}"] = [owned.fold.memory.next, end or owned.end]
+        return {"time": time.time(), "pid": os.getpid(), "applied": self.applied, "partitions": positions}
+
+    def write_status(self, path: Path) -> None:
+        """Write the status through a temporary name."""
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(self.status()))
+        temporary.replace(path)
