@@ -3,8 +3,6 @@
 import asyncio
 import hashlib
 import logging
-import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import faust
 
+from streams import crash
 from streams.fold import Stage
 from streams.kafka import KafkaSettings, cluster_id, ensure_topics, topic_ids
 from streams.settings import Settings
@@ -119,24 +118,8 @@ def run_worker(settings: Settings, names: Sequence[str] = (), instance: str = "0
     logs = asyncio.run(prepare())
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    app = make_app(settings, kafka, table, logs, instance, run, _crash_points())
+    app = make_app(settings, kafka, table, logs, instance, run, crash.from_env())
     worker = faust.Worker(app, loop=loop, quiet=True, override_logging=False)
     worker.spinner = None  # it writes terminal codes into log files
     worker.execute_from_commandline()
 
-
-def _crash_points() -> Callable[[str], None]:
-    """Let the fault tests kill the process at a named point: XINFLUENCER_CRASH=point:seed:chance. Off otherwise."""
-    order = os.environ.get("XINFLUENCER_CRASH")
-    if not order:
-        return lambda name: None
-    import random
-
-    point, seed, chance = order.split(":")
-    rng = random.Random(int(seed) ^ os.getpid())
-
-    def crash(name: str) -> None:
-        if name == point and rng.random() < float(chance):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return crash

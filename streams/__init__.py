@@ -1,0 +1,1 @@
+"""How it runs: the worker, the broker, the processes around them."""

@@ -1,0 +1,120 @@
+"""Reader: places in the log -> the records that lie there; no group, no commit, nothing kept.
+
+Everything that looks back (trainer, replay, verify, the demo) reads through this. It sees committed records only.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
+
+from schemas.events import Where
+from streams.kafka import KafkaSettings
+from streams.settings import Settings
+
+POLL_MS = 1_000
+SILENT_POLLS_MAX = 30  # a broker that gives nothing for half a minute where it says there is something
+RECORDS_MAX = 2_000
+
+
+class LogUnreadable(Exception):
+    """The log does not give what it must hold at a place."""
+
+
+class Reader:
+    """Reads topics of the table by their names."""
+
+    def __init__(self, settings: Settings, consumer: AIOKafkaConsumer) -> None:
+        self._settings = settings
+        self._consumer = consumer
+
+    async def ends(self, *topics: str) -> dict[tuple[str, int], int]:
+        """Give the offset after the last readable record of each partition."""
+        places = {}
+        for topic in topics:
+            physical = self._settings.physical(topic)
+            for partition in sorted(await self._partitions(physical)):
+                places[topic, partition] = TopicPartition(physical, partition)
+        found = await self._consumer.end_offsets(list(places.values()))
+        return {place: found[client] for place, client in places.items()}
+
+    async def _partitions(self, physical: str) -> set[int]:
+        found = self._consumer.partitions_for_topic(physical)
+        if not found:
+            await self._consumer._client.force_metadata_update()
+            await self._consumer.topics()
+            found = self._consumer.partitions_for_topic(physical)
+        if not found:
+            raise LogUnreadable(f"there is no topic {physical}; start the worker once, it makes them")
+        return found
+
+    async def records(self, topic: str, partition: int = 0, first: int = 0, stop: int | None = None) -> AsyncIterator[Any]:
+        """Give the records with first <= offset < stop (default: the end as it is now), in order."""
+        if stop is None:
+            stop = (await self.ends(topic))[topic, partition]
+        place = TopicPartition(self._settings.physical(topic), partition)
+        self._consumer.assign([place])
+        begin = (await self._consumer.beginning_offsets([place]))[place]
+        if first < begin and first > 0:
+            raise LogUnreadable(f"{topic}/{partition} begins at {begin}; {first} was deleted by retention")
+        self._consumer.seek(place, max(first, begin))
+        silent = 0
+        while await self._consumer.position(place) < stop:
+            batch = (await self._consumer.getmany(place, timeout_ms=POLL_MS, max_records=RECORDS_MAX)).get(place, [])
+            silent = 0 if batch else silent + 1
+            if silent > SILENT_POLLS_MAX:
+                raise LogUnreadable(f"{topic}/{partition} gives nothing after {await self._consumer.position(place)}")
+            for record in batch:
+                if record.offset >= stop:
+                    return
+                yield record
+
+    async def everything(self, *topics: str) -> dict[tuple[str, int], list[Any]]:
+        """Read whole topics as they are now."""
+        found: dict[tuple[str, int], list[Any]] = {}
+        for (topic, partition), end in (await self.ends(*topics)).items():
+            found[topic, partition] = [one async for one in self.records(topic, partition, 0, end)]
+        return found
+
+    async def at(self, places: Iterable[Where]) -> dict[tuple[str, int, int], Any]:
+        """Read single records; LogUnreadable if one is no longer there."""
+        wanted: dict[tuple[str, int], list[int]] = {}
+        for where in places:
+            wanted.setdefault((where.topic, where.partition), []).append(where.offset)
+        found: dict[tuple[str, int, int], Any] = {}
+        for (topic, partition), offsets in sorted(wanted.items()):
+            for first, last in _runs(sorted(set(offsets))):
+                inside = set(offsets)
+                async for record in self.records(topic, partition, first, last + 1):
+                    if record.offset in inside:
+                        found[topic, partition, record.offset] = record
+            for offset in offsets:
+                if (topic, partition, offset) not in found:
+                    raise LogUnreadable(f"{topic}/{partition}/{offset} is not in the log any more")
+        return found
+
+
+def _runs(offsets: list[int], gap_max: int = 500) -> list[tuple[int, int]]:
+    """Join offsets into stretches worth reading through: a seek costs about as much as 500 records."""
+    runs: list[tuple[int, int]] = []
+    for offset in offsets:
+        if runs and offset - runs[-1][1] <= gap_max:
+            runs[-1] = (runs[-1][0], offset)
+        else:
+            runs.append((offset, offset))
+    return runs
+
+
+@asynccontextmanager
+async def reader(settings: Settings, kafka: KafkaSettings) -> AsyncIterator[Reader]:
+    """Connect a reader, and disconnect it."""
+    consumer = AIOKafkaConsumer(
+        **kafka.client_kwargs(), isolation_level="read_committed", enable_auto_commit=False, auto_offset_reset="none"
+    )
+    await consumer.start()
+    try:
+        yield Reader(settings, consumer)
+    finally:
+        await consumer.stop()

@@ -1,0 +1,298 @@
+"""Supervisor: the processes of one machine, kept alive from outside.
+
+Every process of ours may die at any moment and is started again with a back-off; nothing inside them tries to recover.
+A watchdog ends a worker that is alive but stands still: its own status says that records wait and none are applied.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from schemas.topics import PREFERENCES, SIGNALS, partitions
+from streams import broker as embedded
+from streams import places, records
+from streams.kafka import KafkaSettings
+from streams.sender import Sender
+from streams.settings import Settings
+from streams.shell import EXIT_REFUSED
+
+log = logging.getLogger("xinfluencer.supervisor")
+
+BACKOFF_S_MIN, BACKOFF_S_MAX = 0.2, 10.0
+HEALTHY_S = 20.0  # after this long alive, the next back-off starts from the beginning
+STOP_S_MAX = 10.0
+STILL_S_MAX = 45.0  # records wait and none is applied for so long: end it
+SILENT_S_MAX = 30.0  # no status for so long: end it
+
+
+class CannotRun(Exception):
+    """A process refuses to run; a person must act. The message says what it said last."""
+
+
+@dataclass
+class Deployment:
+    """What runs on this machine: the broker (unless a cluster is configured), the worker, the trainer, the server."""
+
+    settings: Settings
+    env: dict[str, str] = field(default_factory=dict)  # for children, beside the settings
+    tell: Callable[[str], None] = print
+    pids: dict[str, int] = field(default_factory=dict)
+    restarts: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._zygote: asyncio.subprocess.Process | None = None
+        self._forked: dict[str, asyncio.Future[int]] = {}
+        self._prepared: embedded.Prepared | None = None
+        self._broker_up = asyncio.Event()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def child_env(self) -> dict[str, str]:
+        """The environment that children get: ours, the settings, the broker's address, no telemetry."""
+        return {
+            **os.environ,
+            **self.settings.to_env(),
+            "XINFLUENCER_KAFKA": self.kafka.bootstrap,
+            "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1" if self.settings.base == "smollm2" else "0"),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONUNBUFFERED": "1",
+            "XINFLUENCER_SUPERVISED": "1",
+            **self.env,
+        }
+
+    @property
+    def kafka(self) -> KafkaSettings:
+        """The cluster: the one configured, or ours."""
+        if self._prepared is not None:
+            return KafkaSettings(bootstrap=self._prepared.bootstrap)
+        return self.settings.kafka()
+
+    async def start_broker(self, progress: Callable[[int, int, str], None]) -> None:
+        """Start the embedded broker if no cluster is configured, and keep it running."""
+        if os.environ.get("XINFLUENCER_KAFKA"):
+            return
+        self._prepared = await asyncio.to_thread(
+            embedded.prepare, self.settings.data / "broker", self.settings.cache, progress
+        )
+        self._keep("broker", self._run_broker)
+        await self._first(self._broker_up.wait())
+
+    async def start(self, *names: str) -> None:
+        """Start and keep `worker`, `trainer`, `server`, `ticker`."""
+        if {"trainer", "server"} & set(names):
+            self._keep("models", self._run_zygote)
+        for name in names:
+            if name == "worker":
+                self._keep(name, self._run_worker)
+                self._tasks.append(asyncio.create_task(self._watch(places.run(self.settings) / "worker-0.status.json")))
+            elif name == "ticker":
+                self._tasks.append(asyncio.create_task(self._tick()))
+            else:
+                self._keep(name, lambda name=name: self._run_forked(name))
+
+    async def stop(self) -> None:
+        """End everything, the broker last."""
+        self._stopping = True
+        for name in ("worker", "server", "trainer", "models"):
+            await self._end(name)
+        await self._end("broker")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ---- keeping ----------------------------------------------------------------------------------------------------
+
+    def _keep(self, name: str, run: Callable[[], Awaitable[int]]) -> None:
+        self._tasks.append(asyncio.create_task(self._keep_running(name, run)))
+
+    async def _keep_running(self, name: str, run: Callable[[], Awaitable[int]]) -> None:
+        backoff = BACKOFF_S_MIN
+        while not self._stopping:
+            began = time.monotonic()
+            try:
+                code = await run()
+            except Exception as error:
+                log.warning("%s could not be started: %r", name, error)
+                code = 1
+            self.pids.pop(name, None)
+            if self._stopping:
+                return
+            if code == EXIT_REFUSED:
+                self._fail(f"{name} refuses to run: {self._last_line(name)}")
+                return
+            if time.monotonic() - began > HEALTHY_S:
+                backoff = BACKOFF_S_MIN
+            self.restarts[name] = self.restarts.get(name, 0) + 1
+            how = f"by signal {-code}" if code < 0 else f"with code {code}"
+            self.tell(f"{name} ended {how}; starting it again in {backoff:.1f} s")
+            await asyncio.sleep(backoff)
+            backoff = min(BACKOFF_S_MAX, backoff * 2)
+
+    def _fail(self, reason: str) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(CannotRun(reason))
+
+    async def _first(self, waiting: Awaitable[object]) -> None:
+        """Wait for something, or for the deployment to fail."""
+        task = asyncio.ensure_future(waiting)
+        await asyncio.wait({task, self.failed}, return_when=asyncio.FIRST_COMPLETED)
+        if self.failed.done():
+            task.cancel()
+            self.failed.result()
+
+    def _last_line(self, name: str) -> str:
+        try:
+            lines = (places.logs(self.settings) / f"{name}.log").read_text(errors="replace").strip().splitlines()
+        except OSError:
+            return "it left no log"
+        return lines[-1][-400:] if lines else "it said nothing"
+
+    async def _end(self, name: str) -> None:
+        pid = self.pids.get(name)
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_S_MAX
+        while self.pids.get(name) == pid and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        if self.pids.get(name) == pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    # ---- the processes ----------------------------------------------------------------------------------------------
+
+    async def _run_broker(self) -> int:
+        assert self._prepared is not None
+        process = embedded.start(self._prepared)
+        self.pids["broker"] = process.pid
+        try:
+            await asyncio.to_thread(embedded.wait_ready, self._prepared, process)
+        except Exception as error:
+            await asyncio.to_thread(embedded.stop, process)
+            if not self._broker_up.is_set() and self.restarts.get("broker", 0) >= 2:
+                self._fail(f"the broker does not start: {error}")
+            return 1
+        self._broker_up.set()
+        return await asyncio.to_thread(process.wait)
+
+    async def _run_worker(self) -> int:
+        return await self._run_child("worker", [sys.executable, "-m", "streams.cli", "worker"])
+
+    async def _run_child(self, name: str, command: list[str]) -> int:
+        folder = places.logs(self.settings)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(folder / f"{name}.log", "ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                *command, env=self.child_env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        self.pids[name] = process.pid
+        return await process.wait()
+
+    async def _run_zygote(self) -> int:
+        folder = places.logs(self.settings)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(folder / "models.log", "ab") as errors:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "streams.cli",
+                "zygote",
+                env=self.child_env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+        self.pids["models"] = process.pid
+        assert process.stdout is not None
+        async for line in process.stdout:
+            self._heard(process, json.loads(line))
+        self._zygote = None
+        code = await process.wait()
+        for ended in self._forked.values():
+            if not ended.done():
+                ended.set_result(-signal.SIGKILL)
+        return code
+
+    def _heard(self, process: asyncio.subprocess.Process, said: Mapping[str, object]) -> None:
+        name = str(said.get("name"))
+        if said["event"] == "ready":
+            self._zygote = process
+        elif said["event"] == "started":
+            self.pids[name] = int(str(said["pid"]))
+        elif said["event"] == "exited" and not self._forked[name].done():
+            self._forked[name].set_result(int(str(said["code"])))
+
+    async def _run_forked(self, name: str) -> int:
+        while self._zygote is None:
+            await asyncio.sleep(0.1)
+        assert self._zygote.stdin is not None
+        ended = self._forked[name] = asyncio.get_running_loop().create_future()
+        self._zygote.stdin.write(json.dumps({"start": name}).encode() + b"\n")
+        return await ended
+
+    # ---- time and watching ------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        """Write log time into the topics whose agents wait for an age."""
+        sender = Sender(self.settings, self.kafka)
+        while not self._stopping:
+            try:
+                await sender.send(ticks(self.settings, int(time.time() * 1000)))
+            except Exception as error:
+                log.warning("no tick: %r", error)
+                with contextlib.suppress(Exception):
+                    await sender.stop()
+            await asyncio.sleep(self.settings.tick_s)
+
+    async def _watch(self, status: Path) -> None:
+        moved, applied = time.monotonic(), -1
+        while not self._stopping:
+            await asyncio.sleep(1.0)
+            pid = self.pids.get("worker")
+            try:
+                told = json.loads(status.read_text())
+            except (OSError, ValueError):
+                told = {}
+            behind = any(at < end for at, end in told.get("partitions", {}).values())
+            if pid is None or told.get("pid") != pid or told.get("applied") != applied or not behind:
+                moved, applied = time.monotonic(), told.get("applied", -1)
+            silent = time.time() - told["time"] if told.get("pid") == pid else 0.0
+            if pid is not None and (time.monotonic() - moved > STILL_S_MAX or silent > SILENT_S_MAX):
+                self.tell("worker stands still; ending it")
+                moved = time.monotonic()
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def ticks(settings: Settings, at_ms: int) -> list[records.Sent]:
+    """Make one tick for each partition of the topics that need log time."""
+    return [
+        records.tick(topic, partition, at_ms)
+        for topic in (SIGNALS, PREFERENCES)
+        for partition in range(partitions(topic, settings.partitions))
+    ]
+
+
+@contextlib.asynccontextmanager
+async def deployment(settings: Settings, env: dict[str, str], tell: Callable[[str], None]) -> AsyncIterator[Deployment]:
+    """Hold the folder's lock, run what is started, end everything on the way out."""
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with embedded.FolderLock(settings.data):
+        running = Deployment(settings, env, tell)
+        try:
+            yield running
+        finally:
+            await running.stop()

@@ -1,0 +1,225 @@
+"""Trainer: closed batches -> versions; the adapter is on disk and hashed before anybody hears of it.
+
+A version is a function of (base, the newest closed batches up to a window, settings, seed) and of nothing else: it
+always starts from the base, so there is no drift to pile up, no lineage to unravel when a record must be forgotten,
+and any version can be made again from the log (docs/decisions/0003-from-the-base.md).
+
+The announcement and the input offset go in one Kafka transaction under a fixed transactional id: a second trainer
+fences the first, which a name alone could not do.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version as package_version
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import ProducerFenced
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from schemas import merkle
+from schemas.events import AlertRaised, BatchClosed, Measured, ModelTrained
+from schemas.topics import BATCHES, CANDIDATES
+from streams import crash, places
+from streams.dataset import BatchBroken, Dataset, closed_batches, load, window
+from streams.kafka import KafkaSettings, committed_offsets, ensure_topics
+from streams.reader import Reader, reader
+from streams.records import outside
+from streams.settings import Settings
+from streams.topics import specs
+from streams.vault import Vault
+
+log = logging.getLogger("xinfluencer.trainer")
+
+POLL_S = 0.5
+LOSSES_MAX = 200  # of a run, kept in the announcement; a longer curve is thinned
+
+
+class Fenced(Exception):
+    """Another trainer took over; this one must not publish."""
+
+
+class Trainer:
+    """One process; `run` never returns by itself."""
+
+    def __init__(self, settings: Settings, kafka: KafkaSettings, crash_point: crash.CrashPoint) -> None:
+        self.settings = settings
+        self.kafka = kafka
+        self.crash_point = crash_point
+        self.vault = Vault(settings.data / "vault" / "keys.sqlite")
+        self.group = settings.group("trainer")
+        self.batches = TopicPartition(settings.physical(BATCHES.name), 0)
+
+    async def run(self) -> None:
+        """Announce the base, then train on every batch that closes."""
+        from models.base import prepare_base
+
+        places.run(self.settings).mkdir(parents=True, exist_ok=True)
+        await ensure_topics(self.kafka, specs(self.settings))
+        self.tell(state="preparing the base")
+        folder = places.base_folder(self.settings)
+        self.base = await asyncio.to_thread(prepare_base, self.settings.base, folder, log.info)
+        self.producer = AIOKafkaProducer(
+            **self.kafka.client_kwargs(),
+            transactional_id=self.group,
+            acks="all",
+            enable_idempotence=True,
+            transaction_timeout_ms=30_000,
+        )
+        await self.producer.start()
+        try:
+            async with reader(self.settings, self.kafka) as log_reader:
+                await self._announce_base(log_reader)
+                while True:
+                    await self._next(log_reader)
+        except ProducerFenced:
+            raise Fenced("another trainer started with the same name and took over; this one stops") from None
+        finally:
+            await self.producer.stop()
+
+    async def _announce_base(self, log_reader: Reader) -> None:
+        event = ModelTrained(version=self.base.sha256, base=self.base.sha256, base_name=self.base.name, code=_code())
+        async for raw in log_reader.records(CANDIDATES.name):
+            if self.base.sha256.encode() in (raw.value or b""):
+                return
+        await self._publish(event, None)
+        log.info("announced the base %s", self.base.sha256[:12])
+
+    async def _next(self, log_reader: Reader) -> None:
+        done = (await committed_offsets(self.kafka, self.group)).get(self.batches, 0)
+        known = await closed_batches(log_reader)
+        waiting = [one for one in known if one[0] >= done]
+        if not waiting:
+            self.tell(state="waiting for a batch")
+            await asyncio.sleep(POLL_S)
+            return
+        offset, newest = waiting[0]
+        chosen = window([batch for at, batch in known if at <= offset], self.settings.train_window)
+        try:
+            trained = await self._train(log_reader, chosen)
+        except BatchBroken as broken:
+            log.error("batch %s is not trained on: %s", newest.batch, broken)
+            await self._skip(offset, str(broken))
+            return
+        await self._publish(trained, offset)
+        self.tell(state="announced", version=trained.version)
+        log.info("announced version %s of batch %s", trained.version[:12], newest.batch)
+
+    async def _train(self, log_reader: Reader, batches: list[BatchClosed]) -> ModelTrained:
+        from models.dpo import DpoSettings, train
+        from models.evaluate import evaluate
+
+        dataset = await load(log_reader, batches, self.vault)
+        rows, held = dataset.split()
+        if not rows:
+            raise BatchBroken(f"no pair is left to train on ({dataset.withheld})")
+        settings = DpoSettings(seed=self.settings.seed)
+        root = merkle.root([bytes.fromhex(batch.root) for batch in batches]).hex()
+        store = places.adapter_store(self.settings)
+        store.mkdir(parents=True, exist_ok=True)
+        self.crash_point("before-step")
+
+        def stepped(step: int, steps: int, loss: float) -> None:
+            self.tell(state="training", step=step, steps=steps, loss=loss)
+
+        def hook(point: str, step: int) -> None:
+            self.crash_point(f"{point}-{step}")
+
+        self.tell(state="training", step=0, steps=0, loss=None)
+        trained = await asyncio.to_thread(
+            train,
+            self.base,
+            rows,
+            settings,
+            store,
+            stepped,
+            provenance={"batches": [batch.batch for batch in batches], "root": root},
+            step_hook=hook,
+            crash_point=self.crash_point,
+        )
+        self.tell(state="evaluating")
+        measured = await asyncio.to_thread(evaluate, self.base, trained.path, held)
+        baseline = await asyncio.to_thread(evaluate, self.base, None, held)
+        self.crash_point("before-transaction")
+        return self._event(batches, root, dataset, trained, _measured(measured), _measured(baseline))
+
+    def _event(
+        self, batches: list[BatchClosed], root: str, dataset: Dataset, trained: Any, measured: Measured, baseline: Measured
+    ) -> ModelTrained:
+        rows, held = dataset.split()
+        thin = max(1, -(-len(trained.losses) // LOSSES_MAX))
+        return ModelTrained(
+            version=trained.sha256,
+            base=self.base.sha256,
+            base_name=self.base.name,
+            adapter=trained.sha256,
+            batches=tuple(batch.batch for batch in batches),
+            root=root,
+            dataset_sha256=trained.dataset_sha256,
+            first_offset=min(batch.first_offset for batch in batches),
+            last_offset=max(batch.last_offset for batch in batches),
+            trained=len(rows),
+            held_back=len(held),
+            withheld=sum(dataset.withheld.values()),
+            settings={name: value for name, value in asdict(trained.settings).items() if name != "seed"},
+            seed=self.settings.seed,
+            code=_code(),
+            losses=tuple(round(loss, 6) for loss in trained.losses[::thin]),
+            measured=measured,
+            baseline=baseline,
+        )
+
+    async def _publish(self, event: ModelTrained, offset: int | None) -> None:
+        """Write the event and, in the same transaction, that its batch is done."""
+        now_ms = int(time.time() * 1000)
+        sent = outside(event, "/trainer", now_ms, self.settings.partitions, self.vault)
+        async with self.producer.transaction():
+            await self.producer.send_and_wait(
+                self.settings.physical(sent.topic),
+                value=sent.value,
+                key=sent.key,
+                partition=sent.partition,
+                timestamp_ms=now_ms,
+                headers=sent.headers,
+            )
+            self.crash_point("in-transaction")
+            if offset is not None:
+                done = {self.batches: OffsetAndMetadata(offset + 1, "")}
+                await self.producer.send_offsets_to_transaction(done, self.group)
+        self.crash_point("after-transaction")
+
+    async def _skip(self, offset: int, reason: str) -> None:
+        now_ms = int(time.time() * 1000)
+        alert = AlertRaised(kind="batch-refused", stage="trainer", detail=reason[:500])
+        sent = outside(alert, "/trainer", now_ms, self.settings.partitions, self.vault)
+        async with self.producer.transaction():
+            await self.producer.send_and_wait(
+                self.settings.physical(sent.topic), value=sent.value, timestamp_ms=now_ms, headers=sent.headers
+            )
+            await self.producer.send_offsets_to_transaction({self.batches: OffsetAndMetadata(offset + 1, "")}, self.group)
+
+    def tell(self, **what: object) -> None:
+        """Say what is being done, for whoever watches."""
+        path = places.run(self.settings) / "trainer.status.json"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"time": time.time(), **what}))
+        temporary.replace(path)
+
+
+def _measured(evaluation: Any) -> Measured:
+    facts: Mapping[str, Any] = asdict(evaluation)
+    return Measured(**{name: facts[name] for name in Measured.model_fields})
+
+
+def _code() -> str:
+    return f"xinfluencer {package_version('xinfluencer')}"
+
+
+def run_trainer(settings: Settings) -> None:
+    """Run until ended; Fenced if another trainer took over."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    asyncio.run(Trainer(settings, settings.kafka(), crash.from_env()).run())

@@ -1,0 +1,59 @@
+"""Fixtures: one embedded broker for the whole test session."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streams import broker as embedded
+from streams.kafka import KafkaSettings
+
+
+class SessionBroker:
+    """A real broker in a temporary folder; a test that kills it brings it back before it ends."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder = folder
+        self.cache = cache
+        self.process: subprocess.Popen[bytes] | None = None
+        self.restart()
+
+    @property
+    def bootstrap(self) -> str:
+        return self.prepared.bootstrap
+
+    @property
+    def settings(self) -> KafkaSettings:
+        return KafkaSettings(bootstrap=self.bootstrap)
+
+    def kill(self) -> None:
+        """kill -9, and wait until the kernel has let go of its port."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None:
+            embedded.stop(self.process)
+
+    def restart(self) -> None:
+        """Bring the broker back on its folder, after a stop when it still runs."""
+        self.stop()
+        self.prepared = embedded.prepare(self.folder, self.cache)
+        self.process = embedded.start(self.prepared)
+        embedded.wait_ready(self.prepared, self.process)
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """The folder that keeps the downloaded jars between sessions."""
+    return Path(os.environ.get("XINFLUENCER_CACHE") or Path.home() / ".cache" / "xinfluencer")
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[SessionBroker]:
+    running = SessionBroker(tmp_path_factory.mktemp("broker"), cache)
+    yield running
+    running.stop()
