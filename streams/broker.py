@@ -11,6 +11,7 @@ Layout: `data/` the log, `broker.json` the ports, `broker.log` what Kafka says, 
 
 import base64
 import fcntl
+import json
 import os
 import shutil
 import socket
@@ -169,6 +170,16 @@ def stop(process: "subprocess.Popen[bytes]", timeout_s: float = 20.0) -> int:
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
+
+
+def running(folder: Path) -> str | None:
+    """Give the address of the broker that runs on `folder` now, known by its cluster id, or None."""
+    kept = folder / "broker.json"
+    if not kept.exists() or not (folder / "data" / "meta.properties").exists():
+        return None
+    bootstrap = f"{HOST}:{json.loads(kept.read_text(encoding='utf-8'))['port']}"
+    answer = _who_answers(bootstrap)
+    return bootstrap if answer is not None and answer[0] == _cluster_id(folder / "data") else None
 
 
 def _format(folder: Path, base: list[str], env: dict[str, str], port: int, controller_port: int) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from schemas import envelope, seal
 from schemas.envelope import Headers, Origin, Out, Record, Refused
-from schemas.events import AlertRaised, Event, RecordRefused, RefusedContent
+from schemas.events import MS_MAX, AlertRaised, Event, RecordRefused, RefusedContent
 from schemas.ids import output_id, partition_of
 from schemas.topics import HOME, Topic, partitions
 
@@ -108,7 +108,7 @@ class Fold:
         caused = [(out.cause.offset, out.cause.id, out.event) for out in outs]
         if refusals:  # both runs are in order already; merging keeps each output partition in origin order
             caused = sorted(caused + refusals, key=lambda one: one[0])
-        times = {raw.offset: raw.timestamp for raw in raws}
+        times = {raw.offset: min(max(0, raw.timestamp), MS_MAX) for raw in raws}  # a dead letter's must be writable
         if raws:
             self.memory.last = fingerprint(raws[-1])
         return self._send(caused, times)
@@ -199,6 +199,6 @@ def fingerprint(raw: Raw) -> str:
     state = hashlib.blake2b(raw.value or b"", digest_size=8)
     for name, value in raw.headers or ():
         if name == "ce_id":
-            state.update(value)
+            state.update(value or b"")
     return state.hexdigest()
 

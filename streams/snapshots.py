@@ -99,6 +99,8 @@ class SnapshotFolder:
     def claim(self, bound: Bound) -> int:
         """Take the partition: give a claim number higher than any before."""
         with self._locked(bound) as place:
+            for left in place.glob("*.tmp"):  # of processes that died while writing; the lock is ours
+                left.unlink(missing_ok=True)
             number = self._number(place) + 1
             _write_atomic(place / "claim", str(number).encode(), self.fsync)
             return number

@@ -1,0 +1,205 @@
+"""Commands: the short ones, each a few lines around a function that does it."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+from schemas import envelope
+from schemas.events import ReleaseCommanded
+from schemas.topics import TOPICS
+from streams import topology
+from streams.access import log_access
+from streams.dataset import closed_batches, load
+from streams.kafka import end_offsets, ensure_topics
+from streams.reader import reader
+from streams.records import outside
+from streams.sender import Sender
+from streams.settings import PREFIX, Settings
+from streams.show import Screen
+from streams.supervisor import deployment
+from streams.topics import specs
+from streams.vault import Vault
+from streams.verify import verify
+
+
+def _vault(settings: Settings) -> Vault:
+    return Vault(settings.data / "vault" / "keys.sqlite")
+
+
+def run_ingest(settings: Settings, file: str, source: str) -> None:
+    """Write a file's posts to the log and say what became of them."""
+    from streams.ingest import ingest_file
+    from streams.policy import Policy
+
+    screen = Screen()
+
+    async def run() -> None:
+        async with log_access(settings, screen.say, make=True) as kafka:
+            await ensure_topics(kafka, specs(settings))
+            sender = Sender(settings, kafka)
+            with screen.progress("ingesting") as advance:
+                summary = await ingest_file(
+                    file, source, settings, sender, _vault(settings), Policy.load(settings.policy), _now_ms, advance
+                )
+            await sender.stop()
+            for line in summary.lines_for_people():
+                screen.say(f"  {line}")
+
+    asyncio.run(run())
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def run_broker(settings: Settings) -> None:
+    """Run only the broker, until a signal."""
+    screen = Screen()
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with deployment(settings, {}, screen.say) as running:
+            if os.environ.get("XINFLUENCER_KAFKA"):
+                raise ValueError("XINFLUENCER_KAFKA names a cluster: unset it to run the embedded broker")
+            await running.start_broker(lambda done, of, what: None)
+            screen.say(f"Kafka at {running.kafka.bootstrap}; Ctrl-C stops it")
+            waiting = asyncio.create_task(stop.wait())
+            await asyncio.wait({waiting, running.failed}, return_when=asyncio.FIRST_COMPLETED)
+            if running.failed.done():
+                running.failed.result()
+
+    asyncio.run(run())
+
+
+def print_topology(png: Path | None) -> None:
+    """Print the graph that runs, and draw it."""
+    screen = Screen()
+    table = topology.stages()
+    screen.table(
+        ("agent", "reads", "writes"),
+        [(s.name, s.reads.name, ", ".join(t.name for t in s.writes if t not in topology.ALWAYS)) for s in table],
+    )
+    screen.say(f"  every agent may also write {' and '.join(t.name for t in topology.ALWAYS)}\n")
+    screen.table(
+        ("process", "reads", "writes"),
+        [(p.name, ", ".join(t.name for t in p.reads), ", ".join(t.name for t in p.writes)) for p in topology.OUTSIDE],
+    )
+    if png is not None:
+        from streams.drawing import draw
+
+        draw(table, png)
+        screen.say(f"\n  drawn to {png}")
+
+
+def print_topics(settings: Settings) -> None:
+    """Print the topic table, with counts where a log can be reached."""
+    screen = Screen()
+
+    async def counts() -> dict[str, int]:
+        async with log_access(settings, screen.say) as kafka:
+            found: dict[str, int] = {}
+            for tp, end in (await end_offsets(kafka, [settings.physical(t.name) for t in TOPICS])).items():
+                name = settings.logical(tp.topic)
+                found[name] = found.get(name, 0) + end
+            return found
+
+    try:
+        ends: dict[str, Any] = dict(asyncio.run(counts()))
+    except Exception as error:
+        screen.say(f"  (no counts: {error})")
+        ends = {}
+    rows = []
+    for topic in TOPICS:
+        kept = "compacted" if topic.compacted else "for ever" if topic.keep_ms < 0 else f"{topic.keep_ms // 86_400_000} d"
+        wide = settings.partitions if topic.wide else 1
+        rows.append((topic.name, topic.key or "-", wide, kept, ends.get(topic.name, "-"), topic.about))
+    screen.table(("topic", "key", "partitions", "kept", "records", "holds"), rows)
+
+
+def run_replay(settings: Settings, out: Path) -> None:
+    """Rebuild the training set of all closed batches; written whole or not at all."""
+    from models.rows import canonical, dataset_sha256
+
+    screen = Screen()
+
+    async def run() -> None:
+        async with log_access(settings, screen.say) as kafka, reader(settings, kafka) as log_reader:
+            batches = [batch for _, batch in await closed_batches(log_reader)]
+            with screen.progress("reading the log"):
+                dataset = await load(log_reader, batches, _vault(settings))
+        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                for row in dataset.rows:
+                    file.write(canonical(row))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)
+        for batch in batches:
+            screen.say(f"  batch {batch.sequence}: {len(batch.pairs)} pairs, root {batch.root} verifies")
+        for reason, number in sorted(dataset.withheld.items()):
+            screen.say(f"  {number} pairs withheld: {reason}")
+        screen.say(f"  {len(dataset.rows)} rows in {out}, sha256 {dataset_sha256(dataset.rows)}")
+
+    asyncio.run(run())
+
+
+def run_verify(settings: Settings) -> None:
+    """Fold the log again; exit code 1 if it does not hold what it must."""
+    screen = Screen()
+    table = topology.stages(settings.tuning)
+
+    async def run() -> None:
+        async with log_access(settings, screen.say) as kafka, reader(settings, kafka) as log_reader:
+            log = await log_reader.everything(*(topic.name for topic in TOPICS))
+        verdict = verify(log, table, settings.partitions, _vault(settings))
+        rows = [(name, seen, verdict.absorbed[name]) for name, seen in verdict.visible.items()]
+        screen.table(("topic", "visible", "duplicates absorbed"), rows)
+        for fault in verdict.faults[:20]:
+            screen.say(f"  FAULT {fault}")
+        screen.say(f"  {len(verdict.faults)} faults")
+        if verdict.faults:
+            sys.exit(1)
+
+    asyncio.run(run())
+
+
+def run_command(settings: Settings, what: str, version: str, reason: str) -> None:
+    """Write an operator's command to `candidates`."""
+    kinds = get_args(ReleaseCommanded.model_fields["command"].annotation)
+    if what not in kinds:
+        raise ValueError(f"a command is one of {', '.join(kinds)}")
+    by = os.environ.get("USER", "operator")
+    event, _ = envelope.parse(
+        ReleaseCommanded,
+        envelope.to_json({"command": what, "version": version, "by": by, "reason": reason}),
+    )
+    screen = Screen()
+
+    async def run() -> None:
+        async with log_access(settings, screen.say) as kafka:
+            sender = Sender(settings, kafka)
+            now = _now_ms()
+            name = f"command-{now}-{os.getpid()}"
+            await sender.send([outside(event, "/operator", now, settings.partitions, _vault(settings), name)])
+            await sender.stop()
+        screen.say(f"  {what} {version[:12]} written; `models` will say what became of it")
+
+    asyncio.run(run())
+
+
+def print_settings(settings: Settings) -> None:
+    """Print every setting with its variable."""
+    rows = [
+        (PREFIX + name.upper(), str(getattr(settings, name)), field.description or "")
+        for name, field in type(settings).model_fields.items()
+    ]
+    Screen().table(("variable", "value", "what"), rows)
