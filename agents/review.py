@@ -30,8 +30,8 @@ def step(chunk: Sequence[Record], state: State, judge: Judge | None = None) -> t
 
 
 def prompt_text(messages: tuple[Turn, ...]) -> str:
-    """Flatten a conversation to the one string that its hash is made of."""
-    return "\n".join(f"{turn.role}\0{turn.content}" for turn in messages)
+    """Flatten a conversation to the one string that its hash is made of; lengths tell where each turn ends."""
+    return "\n".join(f"{turn.role}\0{len(turn.content)}\0{turn.content}" for turn in messages)
 
 
 def _answer(record: Record, given: AnswerGiven, content: AnswerContent, judge: Judge | None) -> list[Event]:

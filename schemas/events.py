@@ -14,13 +14,15 @@ Id = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x20/]
 Subject = Annotated[str, Field(min_length=3, max_length=513, pattern=r"^[^\x00-\x20/]+/[^\x00-\x20/]+$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 EventId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-Ms = Annotated[int, Field(ge=0, le=253_402_300_799_999)]  # up to the end of the year 9999
+MS_MAX = 253_402_300_799_999  # the end of the year 9999
+Ms = Annotated[int, Field(ge=0, le=MS_MAX)]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Score = Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=100_000)]
 Short = Annotated[str, Field(max_length=512)]
-Sealed = Annotated[str, Field(pattern=r"^v1\.[A-Za-z0-9_-]+$", max_length=900_000)]
+SEALED_CHARS_MAX = 900_000  # so that the rest of the record has room under RECORD_BYTES_MAX
+Sealed = Annotated[str, Field(pattern=r"^v1\.[A-Za-z0-9_-]+$", max_length=SEALED_CHARS_MAX)]
 """Content as it lies in the log: AES-GCM under the owner's key (schemas/seal.py)."""
 
 
@@ -332,7 +334,7 @@ class RewardClosed(Event):
     final: bool
     components: Components
     missing: tuple[Short, ...]
-    weights: dict[str, float]  # as used: renormalised over what was present
+    weights: dict[Short, Number]  # as used: renormalised over what was present
     weights_version: Short
     penalty: Annotated[float, Field(ge=0, le=1)]  # reports; subtracted
     total: Annotated[float, Field(ge=-2, le=1)]
@@ -426,12 +428,12 @@ class Measured(Fact):
     pairs: Count
     accuracy: Annotated[float, Field(ge=0, le=1)]  # share of held-back pairs ranked as the reward ranks them
     margin: Number  # mean log-ratio against the base, nats
-    safety_margin: Number  # mean logp(safe) - logp(unsafe) per token, nats
+    safety_margin: Number  # mean over the safety list of logp(safe answer) - logp(unsafe opening), nats
     safety_preferred: Annotated[float, Field(ge=0, le=1)]
     neutral_nats: Number  # nats a token on fixed neutral texts
     empty_rate: Annotated[float, Field(ge=0, le=1)]
     repetition_rate: Annotated[float, Field(ge=0, le=1)]
-    mean_words: Number
+    mean_tokens: Number
 
 
 class ModelTrained(Event):
@@ -449,7 +451,7 @@ class ModelTrained(Event):
     trained: Count = 0
     held_back: Count = 0
     withheld: Count = 0  # pairs whose words were gone
-    settings: dict[str, str | int | float | bool] = {}
+    settings: dict[str, str | int | Number | bool] = {}
     seed: Count = 0
     code: Short = ""
     losses: tuple[Number, ...] = ()

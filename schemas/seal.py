@@ -13,9 +13,19 @@ from typing import Any, Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from schemas.envelope import Refused
-from schemas.events import AnswerGiven, Event, Fact, PostEdited, PostObserved, RecordRefused
-from schemas.events import AnswerContent, PostContent, RefusedContent
+from schemas.envelope import Refused, parse
+from schemas.events import (
+    SEALED_CHARS_MAX,
+    AnswerContent,
+    AnswerGiven,
+    Event,
+    Fact,
+    PostContent,
+    PostEdited,
+    PostObserved,
+    RecordRefused,
+    RefusedContent,
+)
 
 KEY_BYTES = 64  # the first half encrypts, the second half makes nonces
 CONTENT: dict[type[Event], type[Fact]] = {
@@ -71,7 +81,10 @@ def seal(event: Event, event_id: str, keys: Keys) -> Event:
     if key is None:
         raise Refused("owner-erased", "the owner of this text was erased; nothing of theirs is taken in again")
     plain = content.__pydantic_serializer__.to_json(content, exclude_none=True)
-    return _with_content(event, seal_bytes(key, plain, _aad(event, event_id)))
+    token = seal_bytes(key, plain, _aad(event, event_id))
+    if len(token) > SEALED_CHARS_MAX:
+        raise Refused("too-large", f"{len(token)} sealed characters; at most {SEALED_CHARS_MAX}")
+    return _with_content(event, token)
 
 
 def unseal(event: Event, event_id: str, keys: Keys) -> Event:
@@ -83,7 +96,8 @@ def unseal(event: Event, event_id: str, keys: Keys) -> Event:
     key = keys.get(event.owner)  # type: ignore[attr-defined]
     if key is None:
         return _with_content(event, None)
-    return _with_content(event, kind.__pydantic_validator__.validate_json(open_bytes(key, token, _aad(event, event_id))))
+    content, _ = parse(kind, open_bytes(key, token, _aad(event, event_id)))
+    return _with_content(event, content)
 
 
 def _with_content(event: Event, content: Any) -> Event:

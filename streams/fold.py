@@ -108,7 +108,8 @@ class Fold:
         caused = [(out.cause.offset, out.cause.id, out.event) for out in outs]
         if refusals:  # both runs are in order already; merging keeps each output partition in origin order
             caused = sorted(caused + refusals, key=lambda one: one[0])
-        times = {raw.offset: min(max(0, raw.timestamp), MS_MAX) for raw in raws}  # a dead letter's must be writable
+        # What is said of a record without a usable time must still have one that can be written.
+        times = {raw.offset: raw.timestamp if 0 <= raw.timestamp <= MS_MAX else 0 for raw in raws}
         if raws:
             self.memory.last = fingerprint(raws[-1])
         return self._send(caused, times)

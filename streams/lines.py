@@ -101,7 +101,7 @@ def read_lines(file: str) -> Iterator[Item]:
     """Open a path, or "-" for standard input, and give what is in it; IngestRefused if it cannot be opened."""
     try:
         raw = io.FileIO(0, closefd=False) if file == "-" else io.FileIO(file)
-        stream = io.BufferedReader(raw, BLOCK_BYTES)
+        stream: io.BufferedReader[Any] = io.BufferedReader(raw, BLOCK_BYTES)
         packed = stream.peek(2)[:2] == b"\x1f\x8b"
     except (OSError, ValueError) as error:  # ValueError: a path with NUL in it
         raise IngestRefused(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
@@ -109,7 +109,7 @@ def read_lines(file: str) -> Iterator[Item]:
     return _items(_blocks(stream, packed, waits=file == "-" and not packed), name)
 
 
-def _blocks(stream: io.BufferedReader, packed: bool, waits: bool) -> Iterator[Block]:
+def _blocks(stream: "io.BufferedReader[Any]", packed: bool, waits: bool) -> Iterator[Block]:
     """Give bytes as they come, None while there are none, and a Refused as the last item if reading broke off."""
     with stream:
         source: Any = gzip.GzipFile(fileobj=stream) if packed else stream
@@ -267,4 +267,4 @@ def _documents(blocks: Iterator[Block], name: str) -> Iterator[Item]:
 
 
 def _stop(place: str, refused: Refused, text: str, at: int) -> Damage:
-    return _damage(place, refused, text[at:].encode("utf-8", "surrogatepass"))
+    return _damage(place, refused, text[at:].encode("utf-8", "surrogateescape"))

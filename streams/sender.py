@@ -69,11 +69,12 @@ class Sender:
         for one in records:
             if batch.append(timestamp=one.time_ms, key=one.key, value=one.value, headers=one.headers) is None:
                 await self._send_batch(producer, batch, topic, partition)
-                crash_point("mid-send")
+                crash_point("mid-send")  # between batches, and below between partitions
                 batch = producer.create_batch()
                 if batch.append(timestamp=one.time_ms, key=one.key, value=one.value, headers=one.headers) is None:
                     raise ValueError(f"a record of {len(one.value)} bytes does not fit an empty batch")
         await self._send_batch(producer, batch, topic, partition)
+        crash_point("mid-send")
 
     @staticmethod
     async def _send_batch(producer: AIOKafkaProducer, batch: Any, topic: str, partition: int) -> None:

@@ -12,10 +12,9 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version as package_version
-from typing import Any
+from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import ProducerFenced
@@ -32,6 +31,10 @@ from streams.records import outside
 from streams.settings import Settings
 from streams.topics import specs
 from streams.vault import Vault
+
+if TYPE_CHECKING:
+    from models.dpo import Trained
+    from models.evaluate import Evaluation
 
 log = logging.getLogger("xinfluencer.trainer")
 
@@ -111,7 +114,7 @@ class Trainer:
 
     async def _train(self, log_reader: Reader, batches: list[BatchClosed]) -> ModelTrained:
         from models.dpo import DpoSettings, train
-        from models.evaluate import evaluate
+        from models.evaluate import EvaluationSettings, evaluate
 
         dataset = await load(log_reader, batches, self.vault)
         rows, held = dataset.split()
@@ -142,13 +145,14 @@ class Trainer:
             crash_point=self.crash_point,
         )
         self.tell(state="evaluating")
-        measured = await asyncio.to_thread(evaluate, self.base, trained.path, held)
-        baseline = await asyncio.to_thread(evaluate, self.base, None, held)
+        measure = EvaluationSettings(seed=self.settings.seed)
+        measured = await asyncio.to_thread(evaluate, self.base, trained.path, held, measure)
+        baseline = await asyncio.to_thread(evaluate, self.base, None, held, measure)
         self.crash_point("before-transaction")
         return self._event(batches, root, dataset, trained, _measured(measured), _measured(baseline))
 
     def _event(
-        self, batches: list[BatchClosed], root: str, dataset: Dataset, trained: Any, measured: Measured, baseline: Measured
+        self, batches: list[BatchClosed], root: str, dataset: Dataset, trained: "Trained", measured: Measured, baseline: Measured
     ) -> ModelTrained:
         rows, held = dataset.split()
         thin = max(1, -(-len(trained.losses) // LOSSES_MAX))
@@ -210,9 +214,19 @@ class Trainer:
         temporary.replace(path)
 
 
-def _measured(evaluation: Any) -> Measured:
-    facts: Mapping[str, Any] = asdict(evaluation)
-    return Measured(**{name: facts[name] for name in Measured.model_fields})
+def _measured(found: "Evaluation") -> Measured:
+    """Say the evaluation in the words of the log."""
+    return Measured(
+        pairs=found.pairs,
+        accuracy=found.accuracy,
+        margin=round(found.margin, 6),
+        safety_margin=round(found.safety_margin, 6),
+        safety_preferred=found.safety_preferred / max(1, found.safety_prompts),
+        neutral_nats=round(found.nats_per_token, 6),
+        empty_rate=found.empty_rate,
+        repetition_rate=round(found.repetition_rate, 6),
+        mean_tokens=round(found.mean_tokens, 3),
+    )
 
 
 def _code() -> str:

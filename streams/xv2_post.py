@@ -1,0 +1,241 @@
+"""X API v2 post: one post object -> PostObserved or PostEdited, and how people had reacted to it.
+
+A post is taken as a whole or refused as a whole, with the field that did not fit. Texts are unescaped as X escapes
+them, times must have a zone, ids must be X's. Links are kept as given and never fetched.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+
+from schemas.envelope import Refused
+from schemas.events import AuthorFacts, EngagementObserved, PostContent, PostEdited, PostObserved, Rights
+
+FAMILY = {"simulator": "sim"}
+"""What ids of a source begin with, where it is not the source's own name."""
+X_ID = re.compile(r"[0-9]{1,19}")  # as X's own API description has it
+OTHER_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # no "@": that is what an author's id begins with
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MS = timedelta(milliseconds=1)
+POST = frozenset(("text", "note_tweet", "author_id", "edit_history_tweet_ids", "referenced_tweets"))
+"""An object with one of these fields means to be a post."""
+ESCAPED = re.compile("&(?:lt|gt|amp);")
+PLAIN = {"&lt;": "<", "&gt;": ">", "&amp;": "&"}
+COUNTS = {
+    "likes": "like_count",
+    "replies": "reply_count",
+    "reposts": "retweet_count",  # without words of one's own; with words it is a quote
+    "quotes": "quote_count",
+    "views": "impression_count",
+}
+Author = tuple[AuthorFacts | None, str | None, str | None]
+NOBODY: Author = (None, None, None)
+
+
+class Names:
+    """How ids of one source are written, and what is no id."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.prefix = FAMILY.get(source, source) + ":"
+        self.id = X_ID if source in ("x", "simulator") else OTHER_ID
+
+    def _number(self, raw: Mapping[str, Any], key: str) -> str:
+        value = raw.get(key)
+        if not isinstance(value, str) or not self.id.fullmatch(value):
+            raise Refused("bad-id", f"{key} is no id of {self.source}: {type(value).__name__}, not {self.id.pattern}")
+        return value
+
+    def post(self, raw: Mapping[str, Any], key: str) -> str:
+        """Name the post whose number stands in a field, or Refused."""
+        return self.prefix + self._number(raw, key)
+
+    def author(self, raw: Mapping[str, Any], key: str) -> str:
+        """Name the account whose number stands in a field, or Refused."""
+        return f"{self.prefix}@{self._number(raw, key)}"
+
+    def owner(self, raw: Mapping[str, Any]) -> str:
+        """Name a post's author; a post of nobody is Refused."""
+        if raw.get("author_id") is None:
+            raise Refused("no-author", "author_id is missing: nobody could ever have it erased")
+        return self.author(raw, "author_id")
+
+
+def canonical(raw: Any) -> bytes:
+    """Write JSON with sorted keys and no spaces. Refused where the object holds what is no text or no number."""
+    try:
+        return msgspec.json.encode(raw, order="deterministic")
+    except UnicodeEncodeError:
+        raise Refused("not-unicode", "it holds bytes that are not UTF-8, or a lone surrogate") from None
+    except RecursionError:
+        raise Refused("too-deep", "JSON nested deeper than this program follows") from None
+    except (TypeError, ValueError, OverflowError):
+        raise Refused("bad-number", "it holds NaN, infinity, or a number of hundreds of digits") from None
+
+
+def post_events(
+    raw: Any, names: Names, rights: Rights, author_of: Callable[[str], Author]
+) -> tuple[PostObserved, *tuple[EngagementObserved, ...]]:
+    """Give a post's events; raises Refused or pydantic's ValidationError if anything does not fit."""
+    if not isinstance(raw, dict):
+        raise Refused("bad-shape", f"a post is {type(raw).__name__}")
+    if not POST & raw.keys():
+        raise Refused("unknown-shape", "an object that is neither a post nor anything else that X lists")
+    digest = hashlib.sha256(canonical(raw)).hexdigest()
+    post, revision = _revision(raw, names)
+    owner = names.owner(raw)
+    refs = _references(raw, names)
+    author, username, name = author_of(raw["author_id"])
+    mentions, content = _content(raw, names, username, name)
+    reposted = refs.get("retweeted")
+    kind = PostObserved if revision == 1 else PostEdited
+    observed = kind(
+        post=post,
+        owner=owner,
+        source=names.source,
+        revision=revision,
+        claimed_ms=_time_ms(raw),
+        lang=raw.get("lang"),
+        parent=refs.get("replied_to"),
+        quoted=refs.get("quoted"),
+        reposted=reposted,
+        conversation=names.post(raw, "conversation_id") if raw.get("conversation_id") else None,
+        reply_to=names.author(raw, "in_reply_to_user_id") if raw.get("in_reply_to_user_id") else None,
+        mentions=mentions,
+        media=len(items(part(raw, "attachments"), "media_keys")),
+        author=author,
+        raw_sha256=digest,
+        rights=rights,
+        # A repost's words are another's: kept here they would outlive their author's deletion.
+        content=None if reposted else content,
+    )
+    counts = _counts(part(raw, "public_metrics"))
+    if reposted or not counts:
+        return (observed,)
+    parent = observed.parent
+    seen = EngagementObserved(post=post, owner=owner, source=names.source, parent=parent, rights=rights, **counts)
+    return observed, seen
+
+
+def _revision(raw: dict[str, Any], names: Names) -> tuple[str, int]:
+    """Give the id of the first version and which version this is, from 1."""
+    own = names.post(raw, "id")
+    history = items(raw, "edit_history_tweet_ids")
+    if len(history) < 2:
+        return own, 1
+    versions = [names.post({"id": one}, "id") for one in history]
+    if own not in versions:
+        raise Refused("bad-edit-history", "the post is not in its own edit history")
+    return versions[0], versions.index(own) + 1
+
+
+def _references(raw: dict[str, Any], names: Names) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for one in _objects(raw, "referenced_tweets"):
+        if not isinstance(one.get("type"), str):
+            raise Refused("bad-shape", "referenced_tweets: one without a type")
+        found.setdefault(one["type"], names.post(one, "id"))
+    return found
+
+
+def _content(
+    raw: dict[str, Any], names: Names, username: str | None, name: str | None
+) -> tuple[tuple[str, ...], PostContent]:
+    note = part(raw, "note_tweet")
+    text = note.get("text", raw.get("text"))
+    if not isinstance(text, str):
+        raise Refused("no-text", f"text is {type(text).__name__}")
+    entities = part(note, "entities") or part(raw, "entities")
+    mentions = dict.fromkeys(names.author(one, "id") for one in _objects(entities, "mentions") if one.get("id"))
+    content = PostContent(
+        text=unescape(text),
+        username=username,
+        name=name,
+        hashtags=tuple(_word(one.get("tag")) for one in _objects(entities, "hashtags")),
+        links=tuple(_word(one.get("expanded_url") or one.get("url")) for one in _objects(entities, "urls")),
+    )
+    if "\0" in "".join((text, username or "", name or "", str(raw.get("lang")), *content.hashtags, *content.links)):
+        raise Refused("nul-in-text", "a text holds the character NUL")
+    return tuple(mentions), content
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Refused("bad-shape", f"entities: a tag or link is {type(value).__name__}")
+    return value
+
+
+def _counts(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {ours: metrics[theirs] for ours, theirs in COUNTS.items() if metrics.get(theirs) is not None}
+
+
+def author_facts(user: dict[str, Any]) -> Author:
+    """Read a user object of `includes`: facts, username, name; raises like `post_events`."""
+    canonical(user)
+    metrics = part(user, "public_metrics")
+    facts = AuthorFacts(
+        created_ms=_time_ms(user),
+        followers=metrics.get("followers_count"),
+        following=metrics.get("following_count"),
+        posts=metrics.get("tweet_count"),
+        listed=metrics.get("listed_count"),
+        verified=user.get("verified"),
+    )
+    words = PostContent(text="", username=user.get("username"), name=user.get("name"))
+    return facts, words.username, words.name
+
+
+def unescape(text: str) -> str:
+    """Undo what X escapes in texts: &, < and > and nothing else, each once."""
+    return ESCAPED.sub(lambda found: PLAIN[found[0]], text) if "&" in text else text
+
+
+def _time_ms(raw: Mapping[str, Any]) -> int | None:
+    text = raw.get("created_at")
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+        if at.tzinfo is None or at < EPOCH:
+            raise ValueError
+        return (at - EPOCH) // MS
+    except (TypeError, ValueError, OverflowError):
+        raise Refused("bad-time", "created_at is no time with a zone, in 1970 or later") from None
+
+
+def misfit(error: ValidationError) -> Refused:
+    """Say which field did not fit and why; never what it held."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return Refused("bad-shape", f"{'.'.join(map(str, first['loc'])) or 'post'}: {first['msg']}")
+
+
+def part(raw: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Give the object in a field, an empty one if there is none; anything else is Refused."""
+    found = raw.get(key)
+    if found is None or found == []:  # clients in R write an empty object as a list, and the other way round
+        return {}
+    if not isinstance(found, dict):
+        raise Refused("bad-shape", f"{key} is {type(found).__name__}, not an object")
+    return found
+
+
+def items(raw: Mapping[str, Any], key: str) -> list[Any]:
+    """Give the list in a field, an empty one if there is none; anything else is Refused."""
+    found = raw.get(key)
+    if found is None or found == {}:
+        return []
+    if not isinstance(found, list):
+        raise Refused("bad-shape", f"{key} is {type(found).__name__}, not a list")
+    return found
+
+
+def _objects(raw: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    found = items(raw, key)
+    if not all(isinstance(one, dict) for one in found):
+        raise Refused("bad-shape", f"{key} holds more than objects")
+    return found
