@@ -90,11 +90,15 @@ def _post(record: Record, post: PostObserved, state: State) -> list[Event]:
     if post.claimed_ms is not None and post.claimed_ms > record.time_ms + FUTURE_MS_MAX:
         return [_refused(record, post, "future-dated", f"claims {post.claimed_ms}, arrived {record.time_ms}")]
     said: list[Event] = list(_interactions(post))
-    if post.reposted is not None or not isinstance(post.content, PostContent):
+    if post.reposted is not None:
         return said
     prompt = post.parent or post.post
     first_seen = post.post not in state.posts
+    # Words that cannot be opened any more are those of an author whose key is gone while this is read again: what
+    # follows from the erasure must be the same as the first time, so the post is known all the same.
     _remember(state.posts, post.post, Known(post.owner, prompt), POSTS_MAX)
+    if not isinstance(post.content, PostContent):
+        return said
     where = Where(topic=record.topic, partition=record.partition, offset=record.offset)
     words = text_hash(post.post, post.content.text)
     said.append(PromptNoted(prompt=post.post, text_hash=words, where=where, rights=post.rights))

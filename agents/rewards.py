@@ -269,7 +269,7 @@ def _reward(name: str, subject: str, prompt: Prompt, noted: Noted, age_ms: int, 
         chars=noted.chars,
         prompt_hash=prompt.text_hash,
         prompt_where=_where(prompt.where) if prompt.where else None,
-        trainable=noted.train and prompt.train,
+        trainable=noted.train and (prompt.train or prompt.text_hash is None),
         policy=noted.policy,
     )
 

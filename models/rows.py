@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 ROLES = ("system", "user", "assistant")
 
@@ -49,7 +50,7 @@ def canonical(row: Row) -> bytes:
 def in_order(rows: Iterable[Row]) -> list[Row]:
     """Rows sorted by id. Raises ValueError when two rows share an id: one id may not carry two payloads."""
     ordered = sorted(rows, key=lambda row: row.id)
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in pairwise(ordered):
         if before.id == after.id:
             raise ValueError(f"two rows have the id {before.id!r}")
     return ordered

@@ -73,8 +73,10 @@ def _aad(event: Event, event_id: str) -> bytes:
 
 def seal(event: Event, event_id: str, keys: Keys) -> Event:
     """Give the event with its words sealed. An owner whose key was destroyed is Refused("owner-erased")."""
-    content = getattr(event, "content", None)
-    if type(event) not in CONTENT or content is None or isinstance(content, str):
+    if type(event) not in CONTENT:
+        return event
+    content = event.content  # type: ignore[attr-defined]
+    if content is None or isinstance(content, str):
         return event
     owner: str = event.owner  # type: ignore[attr-defined]
     key = keys.make(owner)
@@ -89,9 +91,11 @@ def seal(event: Event, event_id: str, keys: Keys) -> Event:
 
 def unseal(event: Event, event_id: str, keys: Keys) -> Event:
     """Give the event with its words open, or with content None if their owner was erased."""
-    token = getattr(event, "content", None)
     kind = CONTENT.get(type(event))
-    if kind is None or not isinstance(token, str):
+    if kind is None:
+        return event
+    token = event.content  # type: ignore[attr-defined]
+    if not isinstance(token, str):
         return event
     key = keys.get(event.owner)  # type: ignore[attr-defined]
     if key is None:

@@ -26,8 +26,10 @@ class Topic:
 
     def key_of(self, event: Event) -> str | None:
         """Read the event's key; a subject's key is the prompt it begins with; Ticked has none (it goes everywhere)."""
-        value = getattr(event, self.key, None) if self.key else None
-        return prompt_of(value) if value is not None and self.key == "subject" else value
+        if self.key is None or type(event) is e.Ticked:
+            return None
+        value: str = getattr(event, self.key)
+        return prompt_of(value) if self.key == "subject" else value
 
     def configs(self) -> dict[str, str]:
         """Render Kafka's topic settings."""

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from schemas import envelope
 from schemas.events import ReleaseCommanded
@@ -25,6 +25,9 @@ from streams.topics import specs
 from streams.vault import Vault
 from streams.verify import verify
 
+if TYPE_CHECKING:
+    from streams.ingest import Summary
+
 
 def _vault(settings: Settings) -> Vault:
     return Vault(settings.data / "vault" / "keys.sqlite")
@@ -32,21 +35,24 @@ def _vault(settings: Settings) -> Vault:
 
 def run_ingest(settings: Settings, file: str, source: str) -> None:
     """Write a file's posts to the log and say what became of them."""
-    from streams.ingest import ingest_file
+    from streams.ingest import ingest
+    from streams.lines import read_lines
     from streams.policy import Policy
 
     screen = Screen()
+    lines = read_lines(file)
 
     async def run() -> None:
         async with log_access(settings, screen.say, make=True) as kafka:
             await ensure_topics(kafka, specs(settings))
             sender = Sender(settings, kafka)
-            with screen.progress("ingesting") as advance:
-                summary = await ingest_file(
-                    file, source, settings, sender, _vault(settings), Policy.load(settings.policy), _now_ms, advance
+            policy = Policy.load(settings.policy)
+            with screen.progress("posts taken in") as advance:
+                summary = await ingest(
+                    lines, source, settings, sender, _vault(settings), policy, _now_ms, lambda now: advance(now.posts, 0)
                 )
             await sender.stop()
-            for line in summary.lines_for_people():
+            for line in told(summary):
                 screen.say(f"  {line}")
 
     asyncio.run(run())
@@ -54,6 +60,21 @@ def run_ingest(settings: Settings, file: str, source: str) -> None:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
+
+
+def told(summary: "Summary") -> list[str]:
+    """Say what was taken in and what became of it."""
+    said = [
+        f"{summary.posts} posts, {summary.engagements} reaction counts, {summary.deletions} deletions, "
+        f"{summary.erased} erased accounts from {summary.lines} lines",
+        "under " + (", ".join(f"{name}: {number}" for name, number in sorted(summary.by_policy.items())) or "no policy"),
+    ]
+    if summary.errors_reported:
+        said.append(f"{summary.errors_reported} partial errors that the source itself reported")
+    if summary.refused:
+        reasons = ", ".join(f"{reason}: {number}" for reason, number in sorted(summary.refused.items()))
+        said.append(f"refused, each with its reason in `dead-letters`: {reasons}")
+    return said
 
 
 def run_broker(settings: Settings) -> None:

@@ -21,6 +21,7 @@ from schemas import envelope
 from schemas.events import ModelRefused, ModelReleased, ModelTrained, PairFormed, RewardClosed
 from schemas.topics import PREFERENCES, SIGNALS, TOPICS
 from streams import places
+from streams.commands import told
 from streams.dataset import closed_batches
 from streams.kafka import KafkaSettings, end_offsets, ensure_topics
 from streams.raters import Raters
@@ -130,7 +131,8 @@ class Demo:
     # ---- parts ------------------------------------------------------------------------------------------------------
 
     async def _posts(self) -> None:
-        from streams.ingest import ingest_file, ingest_values
+        from streams.ingest import ingest, ingest_values
+        from streams.lines import read_lines
         from streams.policy import Policy
 
         policy = Policy.load(self.settings.policy)
@@ -138,9 +140,10 @@ class Demo:
 
         async def run() -> Any:
             if self.feed is not None:
-                with self.screen.progress("ingesting") as advance:
-                    return await ingest_file(
-                        str(self.feed), "x", self.settings, self.sender, self.vault, policy, _now_ms, advance
+                lines = read_lines(str(self.feed))
+                with self.screen.progress("posts taken in") as advance:
+                    return await ingest(
+                        lines, "x", self.settings, self.sender, self.vault, policy, _now_ms, lambda now: advance(now.posts, 0)
                     )
             from streams.simulator import Simulator
 
@@ -149,7 +152,7 @@ class Demo:
 
         self.screen.head(f"posts in, from {self.feed or 'the simulator'}")
         summary = await self._patiently(run)
-        for line in summary.lines_for_people():
+        for line in told(summary):
             self.screen.say(f"  {line}")
         await self._settled()
         self.screen.say(f"  every agent is through after {time.monotonic() - began:.1f} s")

@@ -29,6 +29,7 @@ from streams.topics import specs
 log = logging.getLogger("xinfluencer.server")
 
 POLL_MS = 500
+RETRY_MS = 1_000  # between two looks for a broker that is away; each one is a line in the log
 BASE = "base"
 PREFIX_CHARS_MIN = 12  # of a version's hash, to ask for it by name
 _VERSION = re.compile(rf"[0-9a-f]{{{PREFIX_CHARS_MIN},64}}")
@@ -94,6 +95,7 @@ class Following:
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            retry_backoff_ms=RETRY_MS,
         )
         await consumer.start()
         try:

@@ -4,11 +4,13 @@ A server on a loopback address answers only requests that name that address: a w
 to 127.0.0.1 could otherwise read answers. No error's text is logged, because an error may quote what a person wrote.
 """
 
+import asyncio
 import ipaddress
 import logging
 import traceback
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streams.metrics import Metrics
@@ -19,10 +21,6 @@ log = logging.getLogger("xinfluencer.server")
 BODY_BYTES_MAX = 1 << 19  # the longest allowed conversation in the longest encoding, and as much again
 PATHS = ("/v1/chat/completions", "/v1/feedback", "/v1/models", "/healthz", "/readyz", "/metrics", "/openapi.json")
 CLIENT_GONE = 499  # as nginx counts it; nobody is there to receive it
-
-
-class BodyTooLarge(Exception):
-    """More was sent than may be."""
 
 
 class Gate:
@@ -52,7 +50,7 @@ class Gate:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > BODY_BYTES_MAX:
-                raise BodyTooLarge
+                raise HTTPException(413, f"The body may have {BODY_BYTES_MAX} bytes")
             return message
 
         problem: Problem | None = None
@@ -62,12 +60,12 @@ class Gate:
             await self.app(scope, limited, counted)
         except Problem as known:
             problem = known
+        except asyncio.CancelledError:
+            # Only the end of the server cancels a request: its time to finish is over.
+            problem = Problem(503, "stopping", "The server is stopping; ask again.", None, 5)
         except Exception as error:  # noqa: BLE001 - the last one who can keep its text out of the log
-            if taken > BODY_BYTES_MAX:
-                problem = Problem(413, "too_large", f"The body may have {BODY_BYTES_MAX} bytes.")
-            else:
-                log.error("%s failed: %s", path_of(scope), _where(error))
-                problem = Problem(500, "internal", "Something went wrong here; the server's log says where.")
+            log.error("%s failed: %s", path_of(scope), _where(error))
+            problem = Problem(500, "internal", "Something went wrong here; the server's log says where.")
         if problem is not None and status is None:
             await problem.response()(scope, receive, counted)
         self.metrics.requests.labels(path_of(scope), str(status or CLIENT_GONE)).inc()

@@ -134,6 +134,7 @@ class _Intake:
 
     def __init__(self, source: str, width: int, keys: Keys, rights: Rights) -> None:
         self.source, self.width, self.keys, self.rights = source, width, keys, rights
+        self.make_all = getattr(keys, "make_all", None)
         self.time_ms = 0
         self.counts: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -172,6 +173,8 @@ class _Intake:
         self.counts["repeated"] += reading.repeated
         self.counts["errors_reported"] += reading.errors
         self.counts["without_posts"] += not (reading.said or reading.refusals)
+        if self.make_all is not None:  # one wait for the disk a page, not one a person
+            self.make_all(said.events[0].owner for said in reading.said if isinstance(said.events[0], PostObserved))
         for said in reading.said:
             try:
                 records = self._sealed(said)

@@ -143,10 +143,13 @@ def _items(blocks: Iterator[Block], name: str) -> Iterator[Item]:
             yield None
             continue
         start += block
+        if BOM.startswith(start):
+            continue
+        bare = start.removeprefix(BOM)
         # A lone opening brace is pretty-printed JSON: no line of JSON Lines can be just that.
-        seen = re.match(rb"(?:\xef\xbb\xbf)?\s*(?:(\[|\{[ \t\r]*\n)|\{[ \t\r]*[^ \t\r\n]|[^\s\[{])", start[:4096])
-        if seen or len(start) >= 4096:
-            rest = _chain(start.removeprefix(BOM), blocks)
+        seen = re.match(rb"\s*(?:(\[|\{[ \t\r]*\n)|\{[ \t\r]*[^ \t\r\n]|[^\s\[{])", bare[:4096])
+        if seen or len(bare) >= 4096:
+            rest = _chain(bare, blocks)
             yield from _documents(rest, name) if seen and seen[1] else _lines(rest, name)
             return
     if start.removeprefix(BOM).strip():
@@ -169,6 +172,9 @@ def _lines(blocks: Iterator[Block], name: str) -> Iterator[Item]:
             yield None
             continue
         if isinstance(block, Refused):
+            if excess is not None:
+                yield from _line(f"{name}:{number}", held, size, excess)
+                held = []
             yield from _cut(f"{name}:{number}", block, b"".join(held))
             return
         pieces = block.split(b"\n")

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
 from schemas.events import Where
+from schemas.topics import BY_NAME, partitions
 from streams.kafka import KafkaSettings
 from streams.settings import Settings
 
@@ -35,20 +36,12 @@ class Reader:
         places = {}
         for topic in topics:
             physical = self._settings.physical(topic)
-            for partition in sorted(await self._partitions(physical)):
+            # An assignment makes the client forget every other topic; without its metadata the question hangs.
+            await self._consumer._client.add_topic(physical)
+            for partition in range(partitions(BY_NAME[topic], self._settings.partitions)):
                 places[topic, partition] = TopicPartition(physical, partition)
         found = await self._consumer.end_offsets(list(places.values()))
         return {place: found[client] for place, client in places.items()}
-
-    async def _partitions(self, physical: str) -> set[int]:
-        found = self._consumer.partitions_for_topic(physical)
-        if not found:
-            await self._consumer._client.force_metadata_update()
-            await self._consumer.topics()
-            found = self._consumer.partitions_for_topic(physical)
-        if not found:
-            raise LogUnreadable(f"there is no topic {physical}; start the worker once, it makes them")
-        return found
 
     async def records(self, topic: str, partition: int = 0, first: int = 0, stop: int | None = None) -> AsyncIterator[Any]:
         """Give the records with first <= offset < stop (default: the end as it is now), in order."""

@@ -129,7 +129,7 @@ def make_app(settings: Settings, kafka: KafkaSettings, waiting_max: int = REQUES
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_json")
+        code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "bad_json")
         return Problem(error.status_code, code, f"{error.detail}.").response()
 
     @app.post("/v1/chat/completions")

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiokafka.structs import TopicPartition
 from faust.types import TP
 
 from schemas.events import AlertRaised, AuthorForgotten
@@ -261,16 +260,22 @@ class Shell:
         except Exception as error:
             log.error("the alert could not be written: %r", error)
 
-    def status(self) -> dict[str, Any]:
-        """Tell the watchdog outside: where each partition stands and where its log ends (as last fetched)."""
-        positions = {}
-        for tp, owned in self.owned.items():
-            end = self.consumer._thread._ensure_consumer().last_stable_offset(TopicPartition(tp.topic, tp.partition))
-            positions[f"{self.settings.logical(tp.topic)}/{tp.partition}"] = [owned.fold.memory.next, end or owned.end]
+    async def status(self) -> dict[str, Any]:
+        """Tell the watchdog outside, for each partition: [applied to, handed out to, client's position, end].
+
+        A transaction's marker takes an offset that no record has, so only the client's own position reaches the end.
+        """
+        tps = list(self.owned)
+        places = await self.consumer.thread_positions(tps)
+        positions = {
+            f"{self.settings.logical(tp.topic)}/{tp.partition}": [self.owned[tp].fold.memory.next, handed, position, end]
+            for tp, (handed, position, end) in zip(tps, places, strict=True)
+            if tp in self.owned
+        }
         return {"time": time.time(), "pid": os.getpid(), "applied": self.applied, "partitions": positions}
 
-    def write_status(self, path: Path) -> None:
+    async def write_status(self, path: Path) -> None:
         """Write the status through a temporary name."""
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(self.status()))
+        temporary.write_text(json.dumps(await self.status()))
         temporary.replace(path)

@@ -266,7 +266,8 @@ class Deployment:
                 told = json.loads(status.read_text())
             except (OSError, ValueError):
                 told = {}
-            behind = any(at < end for at, end in told.get("partitions", {}).values())
+            places = told.get("partitions", {}).values()
+            behind = any(at < handed or position < end for at, handed, position, end in places)
             if pid is None or told.get("pid") != pid or told.get("applied") != applied or not behind:
                 moved, applied = time.monotonic(), told.get("applied", -1)
             silent = time.time() - told["time"] if told.get("pid") == pid else 0.0

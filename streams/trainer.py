@@ -137,6 +137,7 @@ class Trainer:
             train,
             self.base,
             rows,
+            None,
             settings,
             store,
             stepped,

@@ -115,6 +115,22 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         found: dict[TP, int | None] = await self.call_thread(in_thread)
         return found
 
+    async def positions(self, tps: list[TP]) -> list[tuple[int, int]]:
+        """Give (position, last stable offset as fetched) of each partition; (-1, -1) while one is not known."""
+
+        async def in_thread() -> list[tuple[int, int]]:
+            consumer = self._ensure_consumer()
+            found = []
+            for tp in tps:
+                client = TopicPartition(tp.topic, tp.partition)
+                state = consumer._subscription.subscription.assignment.state_value(client)
+                known = state is not None and state.has_valid_position
+                found.append((state.position, consumer.last_stable_offset(client) or 0) if known else (-1, -1))
+            return found
+
+        places: list[tuple[int, int]] = await self.call_thread(in_thread)
+        return places
+
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         found = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(at, "") for tp, at in offsets.items()}
         try:
@@ -181,6 +197,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
                 message.value = chunk
                 shell.hand_out(tp.topic)
                 yield tp, message
+
+    async def thread_positions(self, tps: list[TP]) -> list[tuple[int, int, int]]:
+        """Give (handed out to, client's position, end) of each partition."""
+        places = await self._thread.positions(tps)
+        return [(self.handed.get(tp, -1), *place) for tp, place in zip(tps, places, strict=True)]
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """On Faust's commit timer: snapshot what is idle and changed, then commit what snapshots cover."""

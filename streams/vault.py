@@ -9,6 +9,7 @@ log is truncated at once; copies on backups are the operator's to expire.
 import os
 import sqlite3
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from schemas.seal import KEY_BYTES
@@ -45,12 +46,23 @@ class Vault:
                 key = self._read(owner)
             return key
 
+    def make_all(self, owners: Iterable[str]) -> None:
+        """Make the keys of all who have none yet in one transaction: one wait for the disk in place of one a person."""
+        with self._lock:
+            missing = [owner for owner in dict.fromkeys(owners) if self._get(owner) is None]
+            if missing:
+                self._db.execute("begin immediate")
+                keys = [(owner, os.urandom(KEY_BYTES)) for owner in missing]
+                self._db.executemany("insert or ignore into keys values (?, ?)", keys)
+                self._db.execute("commit")
+
     def destroy(self, owner: str) -> None:
-        """Destroy the owner's key for good; doing it again is nothing."""
+        """Destroy the owner's key for good; again is nothing. OperationalError: its bytes still lie in the file."""
         with self._lock:
             self._db.execute("insert into keys values (?, null) on conflict do update set key = null", (owner,))
-            self._db.execute("pragma wal_checkpoint(truncate)")
             self._cache[owner] = None
+            if self._db.execute("pragma wal_checkpoint(truncate)").fetchone()[0]:
+                raise sqlite3.OperationalError("a reader keeps the destroyed key in the write-ahead log: do it again")
 
     def refresh(self) -> None:
         """Drop the cache if another process changed the file; call it once a chunk, not once a record."""

@@ -83,7 +83,7 @@ def make_app(
         path = run / f"worker-{instance}.status.json"
         while True:
             if app.shell.consumer is not None and app.shell.owned:
-                app.shell.write_status(path)
+                await app.shell.write_status(path)
             await asyncio.sleep(STATUS_S)
 
     return app

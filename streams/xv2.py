@@ -110,7 +110,7 @@ class _Page:
         posts = [one for one in given if not _is_other(one)]
         expanded = self._included(page)
         self.reading.posts_in += len(posts) + len(expanded)
-        met: dict[str, str] = {}
+        met: dict[str, set[str]] = {}
         for raw in posts:
             self._post(raw, met)
         for raw in expanded:
@@ -120,7 +120,7 @@ class _Page:
                 self._post(raw, met)
         self.reading.said.sort(key=_when)
 
-    def _post(self, raw: Any, met: dict[str, str]) -> None:
+    def _post(self, raw: Any, met: dict[str, set[str]]) -> None:
         try:
             events = post_events(raw, self.names, self.rights, self._author)
         except Refused as refused:
@@ -128,11 +128,11 @@ class _Page:
         except ValidationError as error:
             self._refuse("post", misfit(error), raw)
         else:
-            digest = events[0].raw_sha256
-            if met.get(raw["id"]) == digest:
+            digests = met.setdefault(raw["id"], set())
+            if events[0].raw_sha256 in digests:
                 self.reading.repeated += 1
             else:
-                met[raw["id"]] = digest
+                digests.add(events[0].raw_sha256)
                 self.reading.said.append(Said(events, raw))
 
     def _included(self, page: dict[str, Any]) -> list[Any]:

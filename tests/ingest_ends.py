@@ -1,0 +1,123 @@
+"""The ends of ingest in tests: keys in memory, a recorder in place of the broker, payloads in X's shapes."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from schemas import envelope, seal
+from schemas.envelope import Record
+from schemas.events import Event
+from streams.fold import Sent
+from streams.ingest import Summary, ingest, ingest_values
+from streams.lines import Item, Line
+from streams.policy import Policy
+from streams.settings import Settings
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"  # real posts, which are never copied into the repository
+NOW_MS = 1_767_571_200_000
+
+
+class MemoryKeys:
+    """Keys made of the owner's name."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, bytes | None] = {}
+
+    def get(self, owner: str) -> bytes | None:
+        return self.keys.get(owner)
+
+    def make(self, owner: str) -> bytes | None:
+        return self.keys.setdefault(owner, owner.encode().ljust(seal.KEY_BYTES, b"k")[: seal.KEY_BYTES])
+
+
+class Recorder:
+    """The recording end: what was sent, and in which chunks."""
+
+    def __init__(self) -> None:
+        self.records: list[Sent] = []
+        self.chunks: list[int] = []
+
+    async def send(self, records: Iterable[Sent]) -> None:
+        before = len(self.records)
+        self.records.extend(records)
+        self.chunks.append(len(self.records) - before)
+
+    def events(self, kind: type[Event] = Event) -> list[Any]:
+        """As they went in: open."""
+        return [one.event for one in self.records if isinstance(one.event, kind)]
+
+    def letters(self) -> list[tuple[str, str]]:
+        return [(one.event.place, one.event.reason) for one in self.records if one.topic == "dead-letters"]
+
+    def read(self, keys: seal.Keys, topic: str = "tweets") -> list[Record]:
+        """As a consumer reads them: decoded and opened."""
+        found, offsets = [], dict[int, int]()
+        for one in self.records:
+            if one.topic == topic:
+                offset = offsets[one.partition] = offsets.get(one.partition, -1) + 1
+                record = envelope.decode(topic, one.partition, offset, one.time_ms, one.headers, one.value)
+                event = seal.unseal(record.event, record.id, keys)
+                found.append(Record(topic, one.partition, offset, one.time_ms, record.id, event))
+        return found
+
+
+def take(
+    items: Iterable[Item],
+    source: str = "x",
+    keys: MemoryKeys | None = None,
+    clock_ms: Callable[[], int] = lambda: NOW_MS,
+    policy: Policy | None = None,
+) -> tuple[Summary, Recorder]:
+    end = Recorder()
+    policy = policy or Policy.load()
+    return asyncio.run(ingest(items, source, Settings(), end, keys or MemoryKeys(), policy, clock_ms)), end
+
+
+def take_values(values: Iterable[Any], source: str = "x", keys: MemoryKeys | None = None) -> tuple[Summary, Recorder]:
+    end = Recorder()
+    keys = keys or MemoryKeys()
+    run = ingest_values(values, source, Settings(), end, keys, Policy.load(), lambda: NOW_MS)
+    return asyncio.run(run), end
+
+
+def as_lines(values: Iterable[bytes]) -> list[Item]:
+    return [Line(f"made:{number}", value) for number, value in enumerate(values, 1)]
+
+
+def post(number: int = 1, **changes: Any) -> dict[str, Any]:
+    """A post as X gives it; a field set to None is left out."""
+    base: dict[str, Any] = {
+        "id": str(10**18 + number),
+        "text": f"post {number}",
+        "author_id": str(7000 + number % 3),
+        "created_at": f"2026-01-05T12:{number % 60:02}:00.000Z",
+        "conversation_id": str(10**18 + number),
+        "edit_history_tweet_ids": [str(10**18 + number)],
+        "lang": "en",
+        "public_metrics": {
+            "retweet_count": 2, "reply_count": 3, "like_count": 5, "quote_count": 1, "impression_count": 900,
+        },
+    }  # fmt: skip
+    return {key: value for key, value in {**base, **changes}.items() if value is not None}
+
+
+def user(number: int, **changes: Any) -> dict[str, Any]:
+    base = {
+        "id": str(number),
+        "name": f"Person {number}",
+        "username": f"p{number}",
+        "created_at": "2015-02-03T04:05:06.000Z",
+        "verified": False,
+        "public_metrics": {"followers_count": 10, "following_count": 20, "tweet_count": 30, "listed_count": 4},
+    }
+    return base | changes
+
+
+def page(*posts: Any, **parts: Any) -> dict[str, Any]:
+    return {"data": list(posts), "meta": {"result_count": len(posts)}, **parts}
+
+
+def dump(*values: Any) -> list[bytes]:
+    return [json.dumps(value).encode() for value in values]

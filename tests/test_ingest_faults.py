@@ -1,0 +1,264 @@
+"""D1 and D7 at the edge: whatever the bytes are, they become events or refusals, in bounded memory, one by one.
+
+Seeded; FUZZ_CASES sets how many cases, 50,000 by default.
+"""
+
+import copy
+import json
+import os
+import random
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ingest_ends import MemoryKeys, as_lines, page, post, take, user
+
+from schemas import envelope
+from schemas.envelope import Origin, Record, Refused
+from schemas.events import PostObserved, Rights
+from schemas.topics import BY_NAME, KINDS, RECORD_BYTES_MAX
+from streams.lines import LINE_BYTES_MAX, Damage, Line, parse, read_lines
+from streams.xv2 import read
+
+CASES = int(os.environ.get("FUZZ_CASES", "50000"))
+SEED = 20_260_105
+RIGHTS = Rights(index=True, train=False, show=True, policy="x-default")
+NASTY: list[Any] = [
+    None, True, 0, -1, 2**31, 2**53, 2**64, 10**30, 10**399, 1e308, float("nan"), float("inf"), "", "\0", "a\0b",
+    "\ud800", "\udfff\ud800", "x" * 600, "é" * 5000, "1" * 19, "1" * 21, "../..", "a/b", "<|im_end|>", "\x1b[2J",
+    "=1+1", [], {}, [[]], [None], [5], ["x"], {"id": None}, {"": ""}, [{}], {"data": []}, {"delete": {}},
+    "2026-13-45T99:99:99Z",
+    "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59.999999-23:59", "1970-01-01T00:00:00Z", "2100-01-01T00:00:00Z",
+]  # fmt: skip
+POISON = [
+    b"", b"\0", b"\xff\xfe{}", b"\xed\xa0\x80", b'{"data": "\xc3("}', b"NaN", b"-Infinity", b'{"data": [NaN]}',
+    b"1" * 5000, b'{"a": ' + b"9" * 5000 + b"}", b"1e999999", b"[" * 100_000, b'{"data":' * 50_000,
+    b"[" * 900 + b"]" * 900, b'{"data": [{"text": ' + b"[" * 900 + b"]" * 900 + b"}]}", b'{"a":1,"a":2}',
+    b'{"text":"a","text":"b","id":"1","author_id":"2"}', b'{"text":"\\ud800","id":"1","author_id":"2"}',
+    b'{"text":"\\u0000","id":"1","author_id":"2"}', b'"\\ud83d\\ude00"', b"{'a': 1}", b"{}{}", b"null", b"true", b'"',
+    b"\\", b"\xef\xbb\xbf\xef\xbb\xbf{}", b'{"id":"1","author_id":"2","text":"a"}\x00',
+    b"{" + b'"a":1,' * 9999 + b'"a":1}',
+]  # fmt: skip
+
+
+def sample(rng: random.Random) -> Any:
+    raw = post(rng.randrange(99))
+    raw["entities"] = {
+        "hashtags": [{"tag": "t"}], "mentions": [{"id": "5"}], "urls": [{"expanded_url": "https://example.org"}],
+    }  # fmt: skip
+    raw["referenced_tweets"] = [{"type": rng.choice(["replied_to", "quoted", "retweeted"]), "id": "5"}]
+    raw["note_tweet"] = {"text": "whole", "entities": {}}
+    whole = page(raw, post(100), includes={"users": [user(7000), user(7001)], "tweets": [post(101)]}, errors=[{}])
+    gone = {"delete": {"tweet": {"id": "5", "author_id": "7"}}}
+    return rng.choice([whole, whole, whole, raw, {"endpoint": "e", "body": whole}, gone, {"data": gone}, [raw, gone]])
+
+
+def places(node: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    for key in list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+        found.append((node, key))
+        places(node[key], found)
+    return found
+
+
+def damaged(rng: random.Random) -> Any:
+    """A payload in which a few values are another's, missing, or nasty."""
+    value = copy.deepcopy(sample(rng))
+    for _ in range(rng.randint(1, 3)):
+        node, key = rng.choice(places(value, []) or [(None, None)])
+        if node is None:
+            continue
+        if rng.random() < 0.15:
+            del node[key]
+        else:
+            node[key] = copy.deepcopy(rng.choice(NASTY))
+    return value
+
+
+def scrambled(rng: random.Random) -> bytes:
+    """The bytes of a payload with a few of them changed, cut or doubled; or bytes of no meaning."""
+    kind = rng.random()
+    if kind < 0.05:
+        return rng.choice(POISON)
+    if kind < 0.15:
+        return rng.randbytes(rng.randrange(300))
+    data = bytearray(json.dumps(sample(rng), ensure_ascii=rng.random() < 0.5).encode())
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(data))
+        data[at : at + rng.choice((0, 1, 1, 9))] = rng.choice(
+            (b"", rng.randbytes(1), rng.randbytes(3), b'"', b"{", b"\\u0000", b"\\ud800", b"NaN", b"1e400", b"9" * 450)
+        )
+    return bytes(data)
+
+
+def check(value: Any) -> None:
+    reading = read(value, "x", RIGHTS)
+    posts = sum(isinstance(one.events[0], PostObserved) for one in reading.said)
+    assert reading.posts_in == posts + sum(one.what == "post" for one in reading.refusals) + reading.repeated
+
+
+def each(cases: int, case: Callable[[random.Random], Any], test: Callable[[Any], Any], salt: int) -> None:
+    """Run seeded cases; one that raises, or fails to account for a post, is named by its number."""
+    for number in range(cases):
+        made = case(random.Random(f"{SEED}/{salt}/{number}"))
+        try:
+            test(made)
+        except Exception as error:
+            raise AssertionError(f"case {number} of seed {SEED}/{salt}: {error!r}: {made!r:.2000}") from error
+
+
+def parsed(data: bytes) -> None:
+    try:
+        value = parse(data)
+    except Refused:
+        return
+    for one in value if isinstance(value, list) else [value]:
+        check(one)
+
+
+def test_d1_damaged_values_are_events_or_refusals() -> None:
+    each(CASES * 2 // 5, damaged, check, 1)
+
+
+def test_d1_scrambled_lines_are_events_or_refusals() -> None:
+    each(CASES * 3 // 10, scrambled, parsed, 2)
+
+
+def test_d1_both_readers_of_json_agree_where_both_can_read() -> None:
+    from streams.lines import _TOLERANT  # the slow one is the truth
+
+    def agree(value: Any) -> None:
+        text = json.dumps(value)
+        assert json.dumps(parse(text.encode())) == json.dumps(_TOLERANT.decode(text))
+
+    each(500, sample, agree, 3)
+    assert parse(b'{"a":1,"a":2}') == {"a": 2} == _TOLERANT.decode('{"a":1,"a":2}')
+
+
+@pytest.mark.parametrize("poison", POISON, ids=range(len(POISON)))
+def test_d1_a_poisoned_line_costs_itself_and_nothing_after_it(poison: bytes) -> None:
+    summary, end = take(as_lines([poison, json.dumps(post(50)).encode()]))
+    assert summary.unaccounted == 0
+    assert end.events(PostObserved)[-1].content.text == "post 50"
+
+
+def test_d1_all_that_is_accepted_can_be_read_back_and_every_line_left_a_trace() -> None:
+    keys = MemoryKeys()
+    lines = as_lines(scrambled(random.Random(f"{SEED}/4/{number}")) for number in range(3000))
+    summary, end = take(lines, keys=keys)
+    assert (summary.lines, summary.unaccounted) == (3000, 0)
+    assert [one.event for one in end.read(keys)] == [one.event for one in end.records if one.topic == "tweets"]
+    assert len(end.read(keys, "dead-letters")) == sum(summary.refused.values()) > 500
+    assert summary.posts > 500
+
+
+SENT = take(as_lines([json.dumps(sample(random.Random(number))).encode() for number in range(40)]))[1].records
+
+
+def _record(rng: random.Random) -> tuple[Any, Any]:
+    """Headers and body of a record as anybody might write one."""
+    sent = rng.choice(SENT)
+    headers, body = list(sent.headers), bytearray(sent.value)
+    for _ in range(rng.randint(0, 3)):
+        at = rng.randrange(len(headers) or 1)
+        kind = rng.choice(list(KINDS))
+        headers[at : at + 1] = rng.choice([
+            [], [("ce_type", rng.randbytes(9))], [("ce_id", rng.randbytes(4))], [("ce_id", b"")], [("ce_type", None)],
+            [("ce_type", f"xinfluencer.{kind}.v{rng.randrange(3)}".encode())], [("ce_origin", b"a/b/c/d/e")],
+            [("ce_origin", rng.randbytes(12))], [("ce_origin", b"a/b/1/2/" + b"9" * 5000)],
+        ])  # fmt: skip
+    how = rng.random()
+    if how < 0.1:
+        return headers, rng.choice([None, b"", *POISON])
+    if how < 0.5:
+        tree = json.loads(bytes(body))
+        for _ in range(rng.randint(1, 2)):
+            node, key = rng.choice(places(tree, []))
+            node[rng.choice([key, "new"]) if isinstance(node, dict) else key] = copy.deepcopy(rng.choice(NASTY))
+        return headers, json.dumps(tree, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+    for _ in range(rng.randint(1, 3)):
+        body[rng.randrange(len(body))] = rng.randrange(256)
+    return headers, bytes(body)
+
+
+def test_d1_a_record_that_anybody_wrote_is_read_or_refused() -> None:
+    accepted: list[Record] = []
+
+    def decode(made: tuple[Any, Any]) -> None:
+        try:
+            record = envelope.decode("tweets", 0, 5, 7, *made)
+        except Refused:
+            return
+        accepted.append(record)
+        assert type(record.event) in BY_NAME["tweets"].events
+        assert record.origin is None or isinstance(record.origin, Origin)
+
+    each(CASES * 3 // 10, _record, decode, 5)
+    assert 0.02 < len(accepted) / (CASES * 3 // 10) < 0.5  # the cases reach both sides
+
+
+def test_control_a_reader_that_raises_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="case"):
+        each(1000, damaged, lambda value: value["data"][0]["text"].lower(), 1)
+
+
+# ---- D7: sizes ------------------------------------------------------------------------------------------------------
+
+
+def with_mentions(number: int) -> bytes:
+    ids = [{"id": str(10**18 + n)} for n in range(number)]
+    return json.dumps(post(1, public_metrics=None, entities={"mentions": ids})).encode()
+
+
+def with_links(number: int) -> bytes:
+    urls = [{"expanded_url": f"https://example.org/{n:04}/" + "x" * 1000} for n in range(number)]
+    return json.dumps(post(1, public_metrics=None, entities={"urls": urls})).encode()
+
+
+@pytest.mark.parametrize("make", [with_mentions, with_links])
+def test_d7_the_largest_record_is_read_back_and_one_a_little_larger_is_refused(make: Callable[[int], bytes]) -> None:
+    fits, over = 1, 60_000
+    while over - fits > 1:
+        middle = (fits + over) // 2
+        fits, over = (middle, over) if take(as_lines([make(middle)]))[0].posts else (fits, middle)
+    keys = MemoryKeys()
+    _, end = take(as_lines([make(fits)]), keys=keys)
+    assert 0.88 * RECORD_BYTES_MAX < len(end.records[0].value) <= RECORD_BYTES_MAX
+    assert end.read(keys)[0].event == end.events()[0]
+    summary, end = take(as_lines([make(over), json.dumps(post(2)).encode()]))
+    assert summary.refused == {"too-large": 1}
+    assert summary.posts == 1
+
+
+def test_d7_a_line_of_100_mb_is_refused_in_bounded_memory_and_the_next_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "long.jsonl"
+    with open(file, "wb") as out:
+        out.write(b'{"text": "')
+        out.writelines(b"x" * 1_000_000 for _ in range(100))
+        out.write(b'"}\n' + json.dumps(post(1)).encode() + b"\n")
+    tracemalloc.start()
+    found = list(read_lines(str(file)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    long, short = found
+    assert isinstance(long, Damage)
+    assert (long.reason, long.size) == ("too-large", 100_000_012)
+    assert isinstance(short, Line)
+    assert short.place == "long.jsonl:2"
+    assert peak < 4 * LINE_BYTES_MAX
+
+
+def test_d7_a_value_of_100_mb_in_an_array_ends_the_reading_in_bounded_memory(tmp_path: Path) -> None:
+    file = tmp_path / "long.json"
+    with open(file, "wb") as out:
+        out.write(b"[" + json.dumps(post(1)).encode() + b',{"text": "')
+        out.writelines(b"x" * 1_000_000 for _ in range(100))
+        out.write(b'"}]')
+    tracemalloc.start()
+    summary, end = take(read_lines(str(file)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert summary.posts == 1
+    assert end.letters() == [("long.json:1", "too-large")]
+    assert peak < 10 * LINE_BYTES_MAX
