@@ -120,7 +120,7 @@ class Trainer:
         rows, held = dataset.split()
         if not rows:
             raise BatchBroken(f"no pair is left to train on ({dataset.withheld})")
-        settings = DpoSettings(seed=self.settings.seed)
+        settings = DpoSettings(seed=self.settings.seed, threads=self.settings.threads)
         root = merkle.root([bytes.fromhex(batch.root) for batch in batches]).hex()
         store = places.adapter_store(self.settings)
         store.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ class Trainer:
             crash_point=self.crash_point,
         )
         self.tell(state="evaluating")
-        measure = EvaluationSettings(seed=self.settings.seed)
+        measure = EvaluationSettings(seed=self.settings.seed, threads=self.settings.threads)
         measured = await asyncio.to_thread(evaluate, self.base, trained.path, held, measure)
         baseline = await asyncio.to_thread(evaluate, self.base, None, held, measure)
         self.crash_point("before-transaction")
