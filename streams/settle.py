@@ -36,7 +36,7 @@ async def settled(settings: Settings, kafka: KafkaSettings, seconds_max: float =
             ends = await end_offsets(kafka, names)
             done = await committed_offsets(kafka, settings.group(group))
         except (KafkaError, OSError, LookupError, TimeoutError) as error:
-            log.warning("cannot ask the cluster: %r", error)
+            log.info("cannot ask the cluster: %r", error)
             before = None
             await asyncio.sleep(1.0)
             continue
