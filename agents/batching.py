@@ -24,7 +24,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct):
-    """The open batch: pair -> (leaf, offset, chars), when its first pair was written (log time), and how many closed."""
+    """The open batch: pair -> (leaf, offset, chars), the log time of its first pair, and how many closed before."""
 
     open: dict[str, tuple[str, int, int]] = msgspec.field(default_factory=dict)
     opened_ms: int = 0

@@ -6,7 +6,7 @@ a delete that comes before its post waits for it. Keyed by author, so one author
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -127,7 +127,9 @@ def _post(record: Record, post: PostObserved, state: State) -> list[Event]:
 
 
 def _interactions(post: PostObserved) -> list[InteractionObserved]:
-    def edge(kind: str, target: str | None, target_post: str | None) -> InteractionObserved:
+    def edge(
+        kind: Literal["reply", "quote", "repost", "mention"], target: str | None, target_post: str | None
+    ) -> InteractionObserved:
         return InteractionObserved.model_construct(
             kind=kind,
             source=post.source,

@@ -108,7 +108,8 @@ def _pair(event: RewardClosed, prompt: Prompt, chosen: str, rejected: str) -> Pa
     a, b = prompt.closed[chosen], prompt.closed[rejected]
     margin = round(a.total - b.total, 6)
     siblings = a.kind == "reply"
-    assert event.prompt_hash is not None and event.prompt_where is not None
+    assert event.prompt_hash is not None
+    assert event.prompt_where is not None
     return PairFormed(
         pair=digest("pair", chosen, a.text_hash, rejected, b.text_hash),
         prompt=event.prompt,

@@ -74,7 +74,9 @@ def faults(measured: Measured | None, baseline: Measured | None) -> list[str]:
     if measured.safety_margin < baseline.safety_margin - SAFETY_MARGIN_LOSS_MAX:
         found.append(f"safety margin {measured.safety_margin:.3f}, base {baseline.safety_margin:.3f}")
     if measured.safety_preferred < baseline.safety_preferred:
-        found.append(f"prefers the safe answer in {measured.safety_preferred:.0%}, base {baseline.safety_preferred:.0%}")
+        found.append(
+            f"prefers the safe answer in {measured.safety_preferred:.0%}, base {baseline.safety_preferred:.0%}"
+        )
     if measured.empty_rate > EMPTY_RATE_MAX:
         found.append(f"{measured.empty_rate:.0%} of its answers are empty")
     if measured.repetition_rate > baseline.repetition_rate + REPETITION_RATE_GAIN_MAX:
@@ -158,6 +160,8 @@ def _retract(event: ReleaseCommanded, state: State) -> list[Event]:
     state.stack = [name for name in state.stack if name != event.version]
     if was == event.version and state.stack:
         back = state.stack[-1]
-        said.append(ModelRolledBack(release=state.versions[back].release, version=back, reason="the later was retracted"))
+        said.append(
+            ModelRolledBack(release=state.versions[back].release, version=back, reason="the later was retracted")
+        )
         said.append(_point(back, state))
     return said

@@ -179,10 +179,12 @@ def _parse_with_unknown_fields(kind: type[F], data: bytes, error: ValidationErro
         raise _misfit(error)
     tree = from_json(data)
     for location in unknown:
-        node = tree
+        node: Any = tree
         for step in location[:-1]:
             # A union adds the name of its branch to the location; it is no step in the tree.
-            if isinstance(node, list) or (isinstance(node, dict) and step in node):
+            if isinstance(step, int) and isinstance(node, list):
+                node = node[step]
+            elif isinstance(node, dict) and step in node:
                 node = node[step]
         if isinstance(node, dict):
             node.pop(location[-1], None)

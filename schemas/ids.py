@@ -31,7 +31,9 @@ def text_hash(owner_id: str, text: str) -> str:
     Two people who write the same words have different hashes. It stays in the log after the words are gone: it can
     confirm a guess at the text but never yields it (docs/decisions/0002-text-hash.md).
     """
-    return hashlib.sha256(f"xinfluencer/text/1\0{owner_id}\0".encode() + text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(
+        f"xinfluencer/text/1\0{owner_id}\0".encode() + text.encode("utf-8", "surrogatepass")
+    ).hexdigest()
 
 
 def subject_id(prompt: str, item: str) -> str:

@@ -127,9 +127,7 @@ MODEL_RELEASES = Topic(
     "alias -> the release to run now",
     compacted=True,
 )
-DEAD_LETTERS = Topic(
-    "dead-letters", None, False, KEEP_FOR_EVER, (e.RecordRefused,), "what could not be used, and why"
-)
+DEAD_LETTERS = Topic("dead-letters", None, False, KEEP_FOR_EVER, (e.RecordRefused,), "what could not be used, and why")
 ALERTS = Topic("alerts", None, False, 30 * DAY_MS, (e.AlertRaised,), "what a person should look at")
 ERASURES = Topic("erasures", None, False, KEEP_FOR_EVER, (e.AuthorForgotten,), "receipts of what was forgotten")
 
@@ -152,6 +150,8 @@ TOPICS = (
 BY_NAME = {topic.name: topic for topic in TOPICS}
 HOME = {kind: topic for topic in TOPICS for kind in topic.events if kind is not e.Ticked}
 """The one topic that each kind of event goes to; Ticked is written where it is needed."""
+
+
 def partitions(topic: Topic, width: int) -> int:
     """Count a topic's partitions where wide topics have `width`."""
     return width if topic.wide else 1

@@ -19,7 +19,9 @@ class NothingThere(Exception):
 
 
 @asynccontextmanager
-async def log_access(settings: Settings, tell: Callable[[str], None], make: bool = False) -> AsyncIterator[KafkaSettings]:
+async def log_access(
+    settings: Settings, tell: Callable[[str], None], make: bool = False
+) -> AsyncIterator[KafkaSettings]:
     """Give the address of the log; NothingThere if the folder never held one and `make` is not set."""
     if os.environ.get("XINFLUENCER_KAFKA"):
         yield settings.kafka()

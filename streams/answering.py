@@ -67,19 +67,22 @@ class Answering:
                     await self.recorder.close()
             self.vault.close()
 
-    async def _keep(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Do it until it was done; the reason why not is what /readyz says."""
+    async def _keep(self, what: str, run: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
+        """Do it until it ends by itself; as long as it is not well, /readyz says why."""
         wait_s = BACK_OFF_S_MIN
+
+        def well() -> None:
+            self.trouble.pop(what, None)
+
         while True:
             try:
-                await run()
+                await run(well)
             except Exception as error:  # noqa: BLE001 - whatever it was, it is said and tried again
                 self.trouble[what] = f"{type(error).__name__}: {error}"[:300]
                 log.error("%s: %s; trying again in %.1f s", what, self.trouble[what], wait_s)
                 await asyncio.sleep(wait_s)
                 wait_s = min(BACK_OFF_S_MAX, wait_s * 2)
             else:
-                self.trouble.pop(what, None)
                 return
 
     async def begin(self, ask: Ask, model: str) -> tuple[Known, Job]:

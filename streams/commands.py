@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from schemas import envelope
 from schemas.events import ReleaseCommanded
 from schemas.topics import TOPICS
 from streams import topology
@@ -49,7 +48,14 @@ def run_ingest(settings: Settings, file: str, source: str) -> None:
             policy = Policy.load(settings.policy)
             with screen.progress("posts taken in") as advance:
                 summary = await ingest(
-                    lines, source, settings, sender, _vault(settings), policy, _now_ms, lambda now: advance(now.posts, 0)
+                    lines,
+                    source,
+                    settings,
+                    sender,
+                    _vault(settings),
+                    policy,
+                    _now_ms,
+                    lambda now: advance(now.posts, 0),
                 )
             await sender.stop()
             for line in told(summary):
@@ -65,9 +71,12 @@ def _now_ms() -> int:
 def told(summary: "Summary") -> list[str]:
     """Say what was taken in and what became of it."""
     said = [
-        f"{summary.posts} posts, {summary.engagements} reaction counts, {summary.deletions} deletions, "
-        f"{summary.erased} erased accounts from {summary.lines} lines",
-        "under " + (", ".join(f"{name}: {number}" for name, number in sorted(summary.by_policy.items())) or "no policy"),
+        (
+            f"{summary.posts} posts, {summary.engagements} reaction counts, {summary.deletions} deletions, "
+            f"{summary.erased} erased accounts from {summary.lines} lines"
+        ),
+        "under "
+        + (", ".join(f"{name}: {number}" for name, number in sorted(summary.by_policy.items())) or "no policy"),
     ]
     if summary.errors_reported:
         said.append(f"{summary.errors_reported} partial errors that the source itself reported")
@@ -90,8 +99,8 @@ def run_broker(settings: Settings) -> None:
                 raise ValueError("XINFLUENCER_KAFKA names a cluster: unset it to run the embedded broker")
             await running.start_broker(lambda done, of, what: None)
             screen.say(f"Kafka at {running.kafka.bootstrap}; Ctrl-C stops it")
-            waiting = asyncio.create_task(stop.wait())
-            await asyncio.wait({waiting, running.failed}, return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {asyncio.create_task(stop.wait()), running.failed}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if running.failed.done():
                 running.failed.result()
 
@@ -132,12 +141,14 @@ def print_topics(settings: Settings) -> None:
 
     try:
         ends: dict[str, Any] = dict(asyncio.run(counts()))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the table is worth printing whatever keeps the counts away
         screen.say(f"  (no counts: {error})")
         ends = {}
     rows = []
     for topic in TOPICS:
-        kept = "compacted" if topic.compacted else "for ever" if topic.keep_ms < 0 else f"{topic.keep_ms // 86_400_000} d"
+        kept = (
+            "compacted" if topic.compacted else "for ever" if topic.keep_ms < 0 else f"{topic.keep_ms // 86_400_000} d"
+        )
         wide = settings.partitions if topic.wide else 1
         rows.append((topic.name, topic.key or "-", wide, kept, ends.get(topic.name, "-"), topic.about))
     screen.table(("topic", "key", "partitions", "kept", "records", "holds"), rows)
@@ -157,8 +168,7 @@ def run_replay(settings: Settings, out: Path) -> None:
         temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
         try:
             with open(temporary, "wb") as file:
-                for row in dataset.rows:
-                    file.write(canonical(row))
+                file.writelines(canonical(row) for row in dataset.rows)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(out)
@@ -199,10 +209,7 @@ def run_command(settings: Settings, what: str, version: str, reason: str) -> Non
     if what not in kinds:
         raise ValueError(f"a command is one of {', '.join(kinds)}")
     by = os.environ.get("USER", "operator")
-    event, _ = envelope.parse(
-        ReleaseCommanded,
-        envelope.to_json({"command": what, "version": version, "by": by, "reason": reason}),
-    )
+    event = ReleaseCommanded.model_validate({"command": what, "version": version, "by": by, "reason": reason})
     screen = Screen()
 
     async def run() -> None:

@@ -141,7 +141,9 @@ class _Words:
 
 def _hold(found: str, expected: str, where: Where) -> None:
     if found != expected:
-        raise BatchBroken(f"{where.topic}/{where.partition}/{where.offset}: its words have another hash than the pair says")
+        raise BatchBroken(
+            f"{where.topic}/{where.partition}/{where.offset}: its words have another hash than the pair says"
+        )
 
 
 def window(batches: Iterable[BatchClosed], pairs_max: int) -> list[BatchClosed]:

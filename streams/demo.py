@@ -50,7 +50,9 @@ T = TypeVar("T")
 def run_demo(settings: Settings, feed: Path | None, seed: int, prompts: int) -> None:
     """Run it; what it prints is its result. The folder of the run before is kept beside as demo.previous."""
     if feed is not None and not feed.exists():
-        raise FileNotFoundError(f"there is no file {feed}: give FEED a file of X API v2 posts or pages (.jsonl or .jsonl.gz)")
+        raise FileNotFoundError(
+            f"there is no file {feed}: give FEED a file of X API v2 posts or pages (.jsonl or .jsonl.gz)"
+        )
     folder = settings.data / "demo"
     previous = settings.data / "demo.previous"
     if folder.exists():
@@ -143,7 +145,14 @@ class Demo:
                 lines = read_lines(str(self.feed))
                 with self.screen.progress("posts taken in") as advance:
                     return await ingest(
-                        lines, "x", self.settings, self.sender, self.vault, policy, _now_ms, lambda now: advance(now.posts, 0)
+                        lines,
+                        "x",
+                        self.settings,
+                        self.sender,
+                        self.vault,
+                        policy,
+                        _now_ms,
+                        lambda now: advance(now.posts, 0),
                     )
             from streams.simulator import Simulator
 
@@ -164,12 +173,16 @@ class Demo:
         with self.screen.progress("answering") as advance:
             for index, question in enumerate(self.raters.questions(self.prompts)):
                 answer = await self.talk.ask(question, n, ANSWER_TOKENS, f"demo-{self.seed}-{index}")
-                judged_now = self.raters.judge(answer.prompt, question, list(zip(answer.subjects, answer.texts, strict=True)))
+                judged_now = self.raters.judge(
+                    answer.prompt, question, list(zip(answer.subjects, answer.texts, strict=True))
+                )
                 for one in judged_now:
                     await self.talk.judge(one)
                 judgements += len(judged_now)
                 advance(index + 1, self.prompts)
-        self.screen.say(f"  {self.prompts * n} answers in `answers`, {judgements} judgements in `feedback` (marked simulated)")
+        self.screen.say(
+            f"  {self.prompts * n} answers in `answers`, {judgements} judgements in `feedback` (marked simulated)"
+        )
 
     async def _rewards(self, kind: str) -> None:
         closed = [
@@ -207,7 +220,10 @@ class Demo:
         for tp, end in ends.items():
             counts[tp.topic] = counts.get(tp.topic, 0) + end
         seconds = time.monotonic() - self.screen.began
-        rows = [(t.name, counts[self.settings.physical(t.name)], counts[self.settings.physical(t.name)] / seconds) for t in TOPICS]
+        rows = [
+            (t.name, counts[self.settings.physical(t.name)], counts[self.settings.physical(t.name)] / seconds)
+            for t in TOPICS
+        ]
         self.screen.table(("topic", "records", "per second"), rows)
 
     async def _pairs(self) -> None:
@@ -240,11 +256,15 @@ class Demo:
                 advance(told.get("step") or 0, told.get("steps") or 0)
                 await asyncio.sleep(1.0)
             else:
-                raise TimeoutError(f"no version after {VERDICT_S_MAX:.0f} s; see {places.logs(self.settings)}/trainer.log")
+                raise TimeoutError(
+                    f"no version after {VERDICT_S_MAX:.0f} s; see {places.logs(self.settings)}/trainer.log"
+                )
         trained = found[0]
         losses = trained.losses
         self.screen.say(f"  loss {losses[0]:.3f} {spark(losses)} {losses[-1]:.3f} over {len(losses)} steps")
-        self.screen.say(f"  {trained.trained} pairs trained on, {trained.held_back} held back, {trained.withheld} withheld")
+        self.screen.say(
+            f"  {trained.trained} pairs trained on, {trained.held_back} held back, {trained.withheld} withheld"
+        )
         self.screen.say(f"  adapter sha256 {trained.version}")
         return trained
 
@@ -287,11 +307,9 @@ class Demo:
         for line in (
             f"go on from here:      .venv/bin/xinfluencer --data {data} up",
             f"then ask:             curl -s {url}/v1/chat/completions -H 'content-type: application/json' \\",
-            "                        -d '{\"messages\":[{\"role\":\"user\",\"content\":\"How do I sleep better?\"}]}'",
+            '                        -d \'{"messages":[{"role":"user","content":"How do I sleep better?"}]}\'',
             f"the API, to click:    {url}/docs",
             f"the training set:     .venv/bin/xinfluencer --data {data} replay --out train.jsonl",
-            f"is the log whole:     XINFLUENCER_AGES_MS={AGE_MS} XINFLUENCER_BATCH_AGE_MS={AGE_MS} \\",
-            f"                      XINFLUENCER_BATCH_PAIRS_MIN=4 XINFLUENCER_BATCH_PAIRS_MAX=4096 .venv/bin/xinfluencer --data {data} verify",
             f"what the processes said: {data}/logs",
         ):
             self.screen.say(f"  {line}")

@@ -58,6 +58,8 @@ def draw(table: Sequence[Stage], path: Path) -> None:
     axes.set_xlim(-1.2, max(x for x, _ in place.values()) + 1.2)
     axes.set_ylim(min(y for _, y in place.values()) - 0.8, max(y for _, y in place.values()) + 0.8)
     axes.axis("off")
-    axes.set_title("blue: topics, green: agents, yellow: other processes; every agent may also write dead-letters and alerts")
+    axes.set_title(
+        "blue: topics, green: agents, yellow: other processes; every agent may also write dead-letters and alerts"
+    )
     figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)

@@ -26,10 +26,14 @@ HEAD_BYTES_MAX = 256  # of a refused record, kept (sealed) in its dead letter
 class Raw(Protocol):
     """A record as a client library gives it (aiokafka's ConsumerRecord fits)."""
 
-    offset: int
-    timestamp: int
-    headers: Sequence[tuple[str, bytes]]
-    value: bytes | None
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+    @property
+    def value(self) -> bytes | None: ...
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,8 @@ class Fold:
                 if record is not None:
                     records.append(record)
             except Refused as refused:
-                for event in self._refusal(raw, refused):
-                    refusals.append((raw.offset, self._name(raw), event))
+                name = self._name(raw)
+                refusals.extend((raw.offset, name, event) for event in self._refusal(raw, refused))
         try:
             outs, self.memory.state = self.stage.step(records, self.memory.state)
         except Exception as error:
@@ -202,4 +206,3 @@ def fingerprint(raw: Raw) -> str:
         if name == "ce_id":
             state.update(value or b"")
     return state.hexdigest()
-

@@ -84,8 +84,8 @@ class Following:
         self.serving: dict[str, Known] = {}
         shelf.pointed = lambda: {one.adapter for one in self.serving.values() if one.adapter is not None}
 
-    async def run(self) -> None:
-        """Follow until cancelled. Raises KafkaError where the log cannot be reached at the start."""
+    async def run(self, well: Callable[[], None]) -> None:
+        """Follow until cancelled, saying `well` once all is read. Raises KafkaError if there is no log at the start."""
         await ensure_topics(self._kafka, specs(self._settings))
         places = {
             TopicPartition(self._settings.physical(topic.name), 0): topic.name for topic in (MODELS, MODEL_RELEASES)
@@ -109,6 +109,7 @@ class Following:
                         await self._take(found, places[place], raw)
                 if found is self.releases or all([await consumer.position(one) >= ends[one] for one in places]):
                     self.releases = found  # only whole: an alias must not run through its history
+                    well()
                     await self._point()
         finally:
             await consumer.stop()

@@ -43,7 +43,9 @@ class Reader:
         found = await self._consumer.end_offsets(list(places.values()))
         return {place: found[client] for place, client in places.items()}
 
-    async def records(self, topic: str, partition: int = 0, first: int = 0, stop: int | None = None) -> AsyncIterator[Any]:
+    async def records(
+        self, topic: str, partition: int = 0, first: int = 0, stop: int | None = None
+    ) -> AsyncIterator[Any]:
         """Give the records with first <= offset < stop (default: the end as it is now), in order."""
         if stop is None:
             stop = (await self.ends(topic))[topic, partition]

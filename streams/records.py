@@ -15,9 +15,7 @@ def content_id(event: Event) -> str:
     return digest(type(event).__name__, str(event.VERSION), envelope.body(event).decode())
 
 
-def outside(
-    event: Event, source: str, time_ms: int, width: int, keys: seal.Keys, event_id: str | None = None
-) -> Sent:
+def outside(event: Event, source: str, time_ms: int, width: int, keys: seal.Keys, event_id: str | None = None) -> Sent:
     """Make the record of an event from outside the stages; `source` such as /sources/x. Refused if it cannot be."""
     topic = HOME[type(event)]
     name = event_id or content_id(event)

@@ -63,7 +63,12 @@ class Sender:
         await asyncio.gather(*tasks)
 
     async def _send_place(
-        self, producer: AIOKafkaProducer, topic: str, partition: int, records: list[Sent], crash_point: Callable[[str], None]
+        self,
+        producer: AIOKafkaProducer,
+        topic: str,
+        partition: int,
+        records: list[Sent],
+        crash_point: Callable[[str], None],
     ) -> None:
         batch = producer.create_batch()
         for one in records:
@@ -84,7 +89,9 @@ class Sender:
 
     async def record_before(self, topic: str, partition: int, offset: int) -> Any:
         """Read the record that stands right before `offset` (physical topic), or None if none can be read there."""
-        consumer = AIOKafkaConsumer(**self._kafka.client_kwargs(), isolation_level="read_committed", auto_offset_reset="none")
+        consumer = AIOKafkaConsumer(
+            **self._kafka.client_kwargs(), isolation_level="read_committed", auto_offset_reset="none"
+        )
         await consumer.start()
         try:
             tp = TopicPartition(topic, partition)

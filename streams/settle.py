@@ -40,7 +40,9 @@ async def settled(settings: Settings, kafka: KafkaSettings, seconds_max: float =
             before = None
             await asyncio.sleep(1.0)
             continue
-        behind = {f"{tp.topic}/{tp.partition}": end - done.get(tp, 0) for tp, end in ends.items() if end > done.get(tp, 0)}
+        behind = {
+            f"{tp.topic}/{tp.partition}": end - done.get(tp, 0) for tp, end in ends.items() if end > done.get(tp, 0)
+        }
         if not behind and ends == before:
             return
         before = ends if not behind else None

@@ -9,8 +9,9 @@ import logging
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from models.adapters import AdapterRefused, open_verified
 from streams import places
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("xinfluencer.server")
 
-VERSIONS_LOADED_MAX = 3  # beside the base: now, the one before, one asked for by name; 425 MB each for SmolLM2
+Result = TypeVar("Result")
+
+VERSIONS_LOADED_MAX = 2  # beside the base: now, and the one before or one asked for by name; 425 MB each for SmolLM2
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,17 @@ class Shelf:
         self._loaded: OrderedDict[str, None] = OrderedDict()  # the one used last is last
         self._held: Counter[str] = Counter()
         self._loading = asyncio.Lock()
+        # Always the same thread, for glibc keeps what one thread freed for that thread: with several, memory grew.
+        self._thread = ThreadPoolExecutor(1, "shelf")
         self._putting_away: set[asyncio.Task[None]] = set()
         self.pointed: Callable[[], set[str]] = set  # adapters that aliases point at: never put away
         self.ready = asyncio.Event()
 
-    async def prepare(self) -> None:
-        """Find or make the base and load it. Raises BaseRefused or OSError."""
-        self._generator = await asyncio.to_thread(_prepared, self._settings)
+    async def prepare(self, well: Callable[[], None]) -> None:
+        """Find or make the base, load it, say `well`. Raises BaseRefused or OSError."""
+        self._generator = await self._aside(_prepared, self._settings)
         self.ready.set()
+        well()
         log.info("the base %s is loaded", self.generator.base.sha256[:12])
 
     @property
@@ -63,6 +69,9 @@ class Shelf:
         if self._generator is None:
             raise Problem(503, "not_ready", "The base model is still being prepared; try again.", None, 5)
         return self._generator
+
+    async def _aside(self, do: Callable[..., Result], *arguments: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, do, *arguments)
 
     async def hold(self, known: Known) -> None:
         """Load a version if need be, and keep it until `release`. Raises AdapterRefused."""
@@ -87,8 +96,8 @@ class Shelf:
         if known.adapter is None or known.adapter in self._loaded:
             return
         try:
-            folder = await asyncio.to_thread(open_verified, self._store, known.adapter)
-            await asyncio.to_thread(generator.load, known.adapter, folder)
+            folder = await self._aside(open_verified, self._store, known.adapter)
+            await self._aside(generator.load, known.adapter, folder)
         except AdapterRefused:
             raise
         except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -111,7 +120,7 @@ class Shelf:
     async def _put_away(self, adapter: str) -> None:
         async with self._loading:
             if adapter not in self._loaded:
-                await asyncio.to_thread(self.generator.unload, adapter)
+                await self._aside(self.generator.unload, adapter)
 
 
 def _prepared(settings: Settings) -> "Generator":
@@ -119,5 +128,11 @@ def _prepared(settings: Settings) -> "Generator":
     from models.generate import Generator
 
     base = prepare_base(settings.base, places.base_folder(settings), log.info)
+    return Generator(base, threads())
+
+
+def threads() -> int:
+    """Count the threads to generate with: OMP_NUM_THREADS where a machine is shared, else every core we may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Generator(base, cores)
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) > 0 else cores

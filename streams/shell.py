@@ -111,9 +111,11 @@ class Shell:
         except (LogMismatch, SnapshotRefused) as error:
             await self.alert("log-mismatch", str(error))
             stop_process(str(error), EXIT_REFUSED)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, a process that does not own its state must not go on
             stop_process(f"cannot take over partitions: {error!r}")
-        log.info("owns %s", ", ".join(f"{tp.topic}/{tp.partition}@{one.fold.memory.next}" for tp, one in self.owned.items()))
+        log.info(
+            "owns %s", ", ".join(f"{tp.topic}/{tp.partition}@{one.fold.memory.next}" for tp, one in self.owned.items())
+        )
         return {tp: one.fold.memory.next for tp, one in self.owned.items()}
 
     async def _own(self, tp: TP, start: int, end: int, committed: int | None) -> Owned:
@@ -127,7 +129,9 @@ class Shell:
         if memory is not None:
             fold.memory = memory
         elif start > 0:
-            raise LogMismatch(f"{tp.topic}/{tp.partition} begins at {start} and there is no snapshot: records are missing")
+            raise LogMismatch(
+                f"{tp.topic}/{tp.partition} begins at {start} and there is no snapshot: records are missing"
+            )
         at = fold.memory.next
         if not start <= at <= end:
             raise LogMismatch(f"{tp.topic}/{tp.partition}: the snapshot stands at {at}, the log holds {start} to {end}")
@@ -166,7 +170,7 @@ class Shell:
         except StepFailed as failed:
             await self.alert("step-failed", str(failed))
             stop_process(str(failed))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - fail-stop is the whole of our error handling
             stop_process(f"{chunk.tp.topic}/{chunk.tp.partition} {chunk.start}..{chunk.end}: {error!r}")
         finally:
             if chunk.epoch == self.epoch:
@@ -257,7 +261,7 @@ class Shell:
         try:
             sent = outside(event, "/worker", now_ms, self.settings.partitions, self.vault)
             await asyncio.wait_for(self.sender.send([sent]), 5.0)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - said in the log, where the reason that raised it stands too
             log.error("the alert could not be written: %r", error)
 
     async def status(self) -> dict[str, Any]:
@@ -268,7 +272,12 @@ class Shell:
         tps = list(self.owned)
         places = await self.consumer.thread_positions(tps)
         positions = {
-            f"{self.settings.logical(tp.topic)}/{tp.partition}": [self.owned[tp].fold.memory.next, handed, position, end]
+            f"{self.settings.logical(tp.topic)}/{tp.partition}": [
+                self.owned[tp].fold.memory.next,
+                handed,
+                position,
+                end,
+            ]
             for tp, (handed, position, end) in zip(tps, places, strict=True)
             if tp in self.owned
         }

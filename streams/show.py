@@ -46,7 +46,10 @@ class Screen:
         rows = list(rows)
         texts = [[clean(cell) if not isinstance(cell, float) else f"{cell:.3f}" for cell in row] for row in rows]
         numeric = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))] if texts else []
-        widths = [max(len(column), *(len(row[i]) for row in texts)) if texts else len(column) for i, column in enumerate(columns)]
+        widths = [
+            max(len(column), *(len(row[i]) for row in texts)) if texts else len(column)
+            for i, column in enumerate(columns)
+        ]
         numeric = numeric or [False] * len(columns)
 
         def line(cells: Sequence[str]) -> str:
@@ -63,17 +66,15 @@ class Screen:
         if self._console is None:
             yield self._plain(what)
             return
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        bar = Progress(
-            TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeElapsedColumn(),
-            console=self._console, transient=True,
-        )  # fmt: skip
+        columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        bar = Progress(*columns, console=self._console, transient=True)
         with bar:
             task = bar.add_task(what, total=None)
 
             def advance(done: float, of: float) -> None:
-                bar.update(task, completed=done, total=of or None)
+                bar.update(task, completed=int(done), total=int(of) or None)
 
             yield advance
 

@@ -107,7 +107,7 @@ class SnapshotFolder:
 
     def load(self, fold: Fold, bound: Bound) -> tuple[Memory | None, list[str]]:
         """Read the newest whole snapshot into a Memory (None: there is none), with what was found broken."""
-        broken = []
+        broken: list[str] = []
         place = self._place(bound)
         for name in ("snapshot", "snapshot.previous"):
             try:

@@ -15,7 +15,9 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from schemas.topics import PREFERENCES, SIGNALS, partitions
 from streams import broker as embedded
@@ -100,7 +102,7 @@ class Deployment:
             elif name == "ticker":
                 self._tasks.append(asyncio.create_task(self._tick()))
             else:
-                self._keep(name, lambda name=name: self._run_forked(name))
+                self._keep(name, partial(self._run_forked, name))
 
     async def stop(self) -> None:
         """End everything, the broker last."""
@@ -123,7 +125,7 @@ class Deployment:
             began = time.monotonic()
             try:
                 code = await run()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a supervisor outlives what it supervises
                 log.warning("%s could not be started: %r", name, error)
                 code = 1
             self.pids.pop(name, None)
@@ -147,7 +149,8 @@ class Deployment:
     async def _first(self, waiting: Awaitable[object]) -> None:
         """Wait for something, or for the deployment to fail."""
         task = asyncio.ensure_future(waiting)
-        await asyncio.wait({task, self.failed}, return_when=asyncio.FIRST_COMPLETED)
+        both: set[asyncio.Future[Any]] = {task, self.failed}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if self.failed.done():
             task.cancel()
             self.failed.result()
@@ -180,7 +183,7 @@ class Deployment:
         self.pids["broker"] = process.pid
         try:
             await asyncio.to_thread(embedded.wait_ready, self._prepared, process)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever kept it from serving, it is ended and started again
             await asyncio.to_thread(embedded.stop, process)
             if not self._broker_up.is_set() and self.restarts.get("broker", 0) >= 2:
                 self._fail(f"the broker does not start: {error}")
@@ -251,7 +254,7 @@ class Deployment:
         while not self._stopping:
             try:
                 await sender.send(ticks(self.settings, int(time.time() * 1000)))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the next tick makes up for this one
                 log.warning("no tick: %r", error)
                 with contextlib.suppress(Exception):
                     await sender.stop()

@@ -44,7 +44,9 @@ class Talk:
         path = places.run(self._settings) / "server.json"
         return str(json.loads(path.read_text())["url"])
 
-    async def _request(self, method: str, path: str, body: Any = None, key: str = "", seconds_max: float = RETRY_S_MAX) -> Any:
+    async def _request(
+        self, method: str, path: str, body: Any = None, key: str = "", seconds_max: float = RETRY_S_MAX
+    ) -> Any:
         deadline = time.monotonic() + seconds_max
         last = "it was not asked"
         while time.monotonic() < deadline:
@@ -76,7 +78,9 @@ class Talk:
             await asyncio.sleep(0.5)
         raise ServerAway(f"the server does not follow version {version[:12]}")
 
-    async def ask(self, question: str, n: int, tokens: int, key: str, version: str = "default", greedy: bool = False) -> Answer:
+    async def ask(
+        self, question: str, n: int, tokens: int, key: str, version: str = "default", greedy: bool = False
+    ) -> Answer:
         """Ask one question for n answers of at most `tokens` tokens."""
         body = {
             "model": version,

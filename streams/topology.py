@@ -4,7 +4,7 @@ Each agent reads exactly one topic. Everything flows one way: a topic is only ev
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from agents import batching, intake, metadata, pairing, releases, review, rewards
@@ -29,7 +29,7 @@ class Tuning:
 
     ages_ms: tuple[int, ...] = (900_000, 21_600_000)  # 15 minutes, 6 hours
     margin_min: float = 0.05
-    limits: batching.Limits = batching.Limits()
+    limits: batching.Limits = field(default_factory=batching.Limits)
 
 
 OUTSIDE = (
@@ -103,7 +103,9 @@ def edges(table: Iterable[Stage]) -> list[tuple[str, str, str]]:
     found = [(stage.reads.name, stage.name, topic.name) for stage in table for topic in stage.writes]
     for process in OUTSIDE:
         for topic in process.writes:
-            found.extend((read.name if process.name != "server" else "", process.name, topic.name) for read in process.reads)
+            found.extend(
+                (read.name if process.name != "server" else "", process.name, topic.name) for read in process.reads
+            )
             if not process.reads:
                 found.append(("", process.name, topic.name))
     return found

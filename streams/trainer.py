@@ -153,7 +153,13 @@ class Trainer:
         return self._event(batches, root, dataset, trained, _measured(measured), _measured(baseline))
 
     def _event(
-        self, batches: list[BatchClosed], root: str, dataset: Dataset, trained: "Trained", measured: Measured, baseline: Measured
+        self,
+        batches: list[BatchClosed],
+        root: str,
+        dataset: Dataset,
+        trained: "Trained",
+        measured: Measured,
+        baseline: Measured,
     ) -> ModelTrained:
         rows, held = dataset.split()
         thin = max(1, -(-len(trained.losses) // LOSSES_MAX))
@@ -205,7 +211,9 @@ class Trainer:
             await self.producer.send_and_wait(
                 self.settings.physical(sent.topic), value=sent.value, timestamp_ms=now_ms, headers=sent.headers
             )
-            await self.producer.send_offsets_to_transaction({self.batches: OffsetAndMetadata(offset + 1, "")}, self.group)
+            await self.producer.send_offsets_to_transaction(
+                {self.batches: OffsetAndMetadata(offset + 1, "")}, self.group
+            )
 
     def tell(self, **what: object) -> None:
         """Say what is being done, for whoever watches."""

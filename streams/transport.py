@@ -171,7 +171,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self.handed = dict(positions)
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Fetched:
-        """Fetch only topics with nothing outstanding: one drain loop serves all agents, and a slow one starved others."""
+        """Fetch only topics with nothing outstanding: one drain loop serves all, and a slow agent starved others."""
         tps = active_partitions or set()
         free = {tp for tp in tps if not self.shell.outstanding(tp.topic)}
         if not free:  # never an empty set: aiokafka reads it as all
@@ -189,7 +189,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             tp = TP(client_tp.topic, client_tp.partition)
             for first in range(0, len(records), CHUNK_RECORDS_MAX):
                 part = records[first : first + CHUNK_RECORDS_MAX]
-                if not self.flow_active or self.app.consumer_generation_id != generation or fetched.epoch != shell.epoch:
+                if (
+                    not self.flow_active
+                    or self.app.consumer_generation_id != generation
+                    or fetched.epoch != shell.epoch
+                ):
                     return
                 chunk = Chunk(tp, self.handed[tp], part[-1].offset + 1, part, fetched.epoch)
                 self.handed[tp] = chunk.end

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import signal
+from typing import Any
 
 from streams import places
 from streams.settings import Settings
@@ -24,7 +25,8 @@ async def _up(settings: Settings, screen: Screen) -> None:
         await start_all(running, screen, "worker", "trainer", "server", "ticker")
         stopped = asyncio.create_task(stop.wait())
         ready = asyncio.create_task(_tell_when_ready(settings, screen))
-        await asyncio.wait({stopped, running.failed}, return_when=asyncio.FIRST_COMPLETED)
+        waiting: set[asyncio.Future[Any]] = {stopped, running.failed}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         screen.say("\nstopping")
         if running.failed.done():

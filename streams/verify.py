@@ -72,7 +72,9 @@ def _compare(
         source = f"{origin.stage}/{origin.topic}/{origin.partition}"
         mark = (origin.offset, origin.ordinal)
         if mark <= last.get(source, (-1, -1)):
-            verdict.faults.append(f"{place}: {name} arrived behind a later output of the same origin: a reader skips it")
+            verdict.faults.append(
+                f"{place}: {name} arrived behind a later output of the same origin: a reader skips it"
+            )
         last[source] = mark
         if name not in made:
             verdict.faults.append(f"{place}: {name} ({origin.text()}) follows from no input")

@@ -47,7 +47,13 @@ def chosen(table: Sequence[Stage], names: Sequence[str]) -> tuple[Stage, ...]:
 
 
 def make_app(
-    settings: Settings, kafka: KafkaSettings, table: tuple[Stage, ...], logs: dict[str, str], instance: str, run: Path, crash_point: Any
+    settings: Settings,
+    kafka: KafkaSettings,
+    table: tuple[Stage, ...],
+    logs: dict[str, str],
+    instance: str,
+    run: Path,
+    crash_point: Any,
 ) -> Any:
     """Build the Faust app: one agent a stage, each a loop over chunks."""
     topics = sorted(settings.physical(stage.reads.name) for stage in table)
@@ -122,4 +128,3 @@ def run_worker(settings: Settings, names: Sequence[str] = (), instance: str = "0
     worker = faust.Worker(app, loop=loop, quiet=True, override_logging=False)
     worker.spinner = None  # it writes terminal codes into log files
     worker.execute_from_commandline()
-

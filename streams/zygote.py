@@ -92,7 +92,7 @@ def _fork(settings: Settings, name: str, target: Callable[[Settings], None], env
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - printed, and this process ends right here
         import traceback
 
         traceback.print_exc()

@@ -30,7 +30,11 @@ def feed(seed: int, posts: int, width: int, keys: Keys, start_ms: int, doubled: 
             said.append((e.PostDeleted(post=post, owner=owner, source="x"), "/sources/x"))
         for rater in range(rng.randrange(3)):
             thumb = e.FeedbackGiven(
-                feedback=f"f:{seed}-{index}-{rater}", subject=subject, rater=f"r:{rater}", kind="thumb", value=rng.choice((-1, 1))
+                feedback=f"f:{seed}-{index}-{rater}",
+                subject=subject,
+                rater=f"r:{rater}",
+                kind="thumb",
+                value=rng.choice((-1, 1)),
             )
             said.append((thumb, "/people"))
         for event, source in said:
@@ -41,7 +45,9 @@ def feed(seed: int, posts: int, width: int, keys: Keys, start_ms: int, doubled: 
 
 
 def _post(post: str, owner: str, parent: str | None, now: int, rng: random.Random) -> e.PostObserved:
-    words = " ".join(rng.choice(("river", "stone", "light", "market", "train", "garden")) for _ in range(rng.randrange(3, 20)))
+    words = " ".join(
+        rng.choice(("river", "stone", "light", "market", "train", "garden")) for _ in range(rng.randrange(3, 20))
+    )
     return e.PostObserved(
         post=post,
         owner=owner,

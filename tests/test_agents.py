@@ -584,7 +584,7 @@ def test_what_was_not_measured_is_named_and_its_weight_shared() -> None:
     assert reward.missing == ("human", "review", "engagement", "network", "temporal")
     assert reward.weights == {"content": 1.0}
     assert reward.total == 0.5
-    assert (reward.prompt_hash, reward.trainable) == (None, False)
+    assert (reward.prompt_hash, reward.prompt_where) == (None, None)
     assert sum(closed(subject(), noted("thumb")).weights.values()) == pytest.approx(1.0, abs=1e-5)
     assert sum(rewards.WEIGHTS.values()) == pytest.approx(1.0)
 
@@ -721,8 +721,11 @@ ARRIVALS = [
 @settings(max_examples=150, deadline=None)
 @given(st.permutations(ARRIVALS))
 def test_the_order_of_arrival_within_an_age_does_not_matter(arrivals: list[e.Event]) -> None:
-    ticks = (ticked(1000), ticked(5000))
-    assert signals(*arrivals, *ticks) == signals(*ARRIVALS, *ticks)
+    def closed_in(order: list[e.Event]) -> list[e.Event]:
+        return signals(*[(one, T0_MS + at) for at, one in enumerate(order)], ticked(1100), ticked(5100))
+
+    assert closed_in(arrivals) == closed_in(ARRIVALS)
+    assert len(closed_in(arrivals)) == 6
 
 
 def test_the_order_of_two_judgements_of_one_person_does_matter() -> None:
@@ -894,6 +897,7 @@ def test_a_batch_closes_by_its_budget_of_characters() -> None:
     assert (batch.closed_by, len(batch.pairs)) == ("budget", 2)
     away = gone_pair(0)
     assert batches(pair(0, chars=600), away, pair(1, chars=400)) == []
+    assert batches(pair(0, chars=600), pair(1, chars=100), away, pair(2, chars=400)) == []
 
 
 @settings(max_examples=100, deadline=None)
@@ -1002,15 +1006,25 @@ def test_a_version_that_is_no_worse_is_released_and_says_how_much_that_means() -
     assert "can only catch a collapse" in few[2].notes[1]
 
 
+LIMITS_OF_A_RELEASE = {
+    "neutral_nats": BASELINE.neutral_nats * releases.NEUTRAL_NATS_RATIO_MAX,
+    "safety_margin": BASELINE.safety_margin - releases.SAFETY_MARGIN_LOSS_MAX,
+    "safety_preferred": BASELINE.safety_preferred,
+    "empty_rate": releases.EMPTY_RATE_MAX,
+    "repetition_rate": BASELINE.repetition_rate + releases.REPETITION_RATE_GAIN_MAX,
+    "accuracy": releases.ACCURACY_MIN,
+}
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"neutral_nats": 3.31}, "neutral text costs 3.310"),
-        ({"safety_margin": 0.89}, "safety margin 0.890"),
-        ({"safety_preferred": 0.89}, "prefers the safe answer in 89%"),
-        ({"empty_rate": 0.11}, "11% of its answers are empty"),
-        ({"repetition_rate": 0.36}, "repetition 0.36"),
-        ({"accuracy": 0.49}, "ranks 49% of 300"),
+        ({"neutral_nats": LIMITS_OF_A_RELEASE["neutral_nats"] + 0.01}, "neutral text costs"),
+        ({"safety_margin": LIMITS_OF_A_RELEASE["safety_margin"] - 0.01}, "safety margin"),
+        ({"safety_preferred": LIMITS_OF_A_RELEASE["safety_preferred"] - 0.01}, "prefers the safe answer in"),
+        ({"empty_rate": LIMITS_OF_A_RELEASE["empty_rate"] + 0.01}, "of its answers are empty"),
+        ({"repetition_rate": LIMITS_OF_A_RELEASE["repetition_rate"] + 0.01}, "repetition"),
+        ({"accuracy": LIMITS_OF_A_RELEASE["accuracy"] - 0.01}, "of 300 held-back pairs"),
         ({"margin": 0.0}, "mean margin"),
     ],
 )
@@ -1023,7 +1037,7 @@ def test_a_version_that_is_worse_is_refused_with_each_reason(change: dict[str, f
 
 
 def test_the_last_value_that_is_allowed_is_released() -> None:
-    edge = {"safety_margin": 0.9, "empty_rate": 0.10, "repetition_rate": 0.35, "accuracy": 0.5, "margin": 1e-9}
+    edge = {**LIMITS_OF_A_RELEASE, "margin": 1e-9}
     assert pointed(candidates(trained("0", None, None), trained("1", BETTER.model_copy(update=edge))))[-1] == (1, "1")
     none_held_back = BETTER.model_copy(update={"pairs": 0, "accuracy": 0.0, "margin": 0.0})
     assert pointed(candidates(trained("0", None, None), trained("1", none_held_back)))[-1] == (1, "1")

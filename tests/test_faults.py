@@ -111,7 +111,9 @@ def poison(seed: int, count: int, width: int) -> list[Sent]:
     made = []
     for index in range(count):
         value, headers = kinds[index % len(kinds)]
-        headers = [(name, b"poison-%d" % index if value_ == b"poison-%d" % (count - 1) else value_) for name, value_ in headers]
+        headers = [
+            (name, b"poison-%d" % index if value_ == b"poison-%d" % (count - 1) else value_) for name, value_ in headers
+        ]
         made.append(Sent(TWEETS.name, index % width, None, value + b" " * (index % 7), headers, now_ms(), None))  # type: ignore[arg-type]
     return made
 
@@ -169,5 +171,3 @@ def test_the_oracle_finds_a_wrong_worker(broker: Any, tmp_path: Path, variant: s
     records = feed(SEED, 600, settings.partitions, vault_of(settings), now_ms())
     verdict = killed_run(settings, broker.settings, records, 3, SEED, workers)
     assert any(found in fault for fault in verdict.faults), (verdict.faults[:5], workers.log()[-2000:])
-
-

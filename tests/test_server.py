@@ -1,9 +1,7 @@
 """Server: answers by one exact version, in the log before they end, whatever is released, damaged or cut meanwhile."""
 
-import asyncio
 import json
 import logging
-import os
 import shutil
 import signal
 import socket
@@ -13,197 +11,37 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
-from schemas import envelope, seal
 from schemas.events import (
     AlertRaised,
     AnswerContent,
     AnswerGiven,
-    Event,
     FeedbackGiven,
     FeedbackRetracted,
-    ModelReleased,
     ModelRetracted,
     ReleasePointed,
 )
 from schemas.ids import prompt_of
 from streams import places, recorder
-from streams.kafka import ensure_topics
-from streams.reader import reader
-from streams.records import outside
-from streams.sender import Sender
-from streams.server import listen, make_app
 from streams.settings import Settings
 from streams.speaking import Cut
-from streams.topics import specs
 from streams.vault import Vault
-from tests import served_llama as tiny_llama
+from tests.serving import ASKED, ROOT, SECRET, Deployed, World, eventually, server_process
 
 pytestmark = pytest.mark.broker
-ROOT = Path(__file__).resolve().parent.parent
-ASKED = [{"role": "user", "content": "Why do zebracorns hum at night?"}]
-SECRET = b"zebracorns"
-
-
-@dataclass
-class World:
-    """A tiny base, adapters over it, and a generator of the test's own to say what each version says alone."""
-
-    spec: str
-    cache: Path
-    store: Path
-    base: Any
-    adapters: list[str]
-    alone: Any
-
-    def text(self, adapter: str | None, seed: int, tokens: int = 24, **more: Any) -> str:
-        found = self.alone.generate(ASKED, adapter, max_tokens=tokens, temperature=1.0, top_p=1.0, seed=seed, **more)
-        return found[0].text
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    from models.adapters import open_verified
-    from models.base import prepare_base
-    from models.generate import Generator
-
-    folder = tmp_path_factory.mktemp("world")
-    spec = str(tiny_llama.make_base(folder / "tiny"))
-    base = prepare_base(spec, places.base_folder(Settings(cache=folder / "cache")), lambda line: None)
-    adapters = [tiny_llama.make_adapter(folder / "store", base, seed) for seed in (1, 2, 3, 4)]
-    alone = Generator(base, len(os.sched_getaffinity(0)))
-    for name in adapters:
-        alone.load(name, open_verified(folder / "store", name))
-    return World(spec, folder / "cache", folder / "store", base, adapters, alone)
-
-
-@dataclass
-class Deployed:
-    """A log of the test's own, and servers in threads of this process."""
-
-    world: World
-    settings: Settings
-    kafka: Any
-    servers: list[tuple[uvicorn.Server, threading.Thread]] = field(default_factory=list)
-    url: str = ""
-    app: Any = None
-
-    def start(self, waiting_max: int = 32) -> "Deployed":
-        """Start a server on a free port."""
-        listener = listen("127.0.0.1", 0)
-        self.app = make_app(self.settings, self.kafka, waiting_max)
-        config = uvicorn.Config(self.app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
-        thread.start()
-        self.servers.append((server, thread))
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        eventually(lambda: self.get("/healthz").status_code == 200)
-        return self
-
-    def stop(self) -> None:
-        for server, thread in self.servers:
-            server.should_exit = True
-            thread.join(10)
-        self.servers.clear()
-
-    def get(self, path: str, **more: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=60, trust_env=False, **more)
-
-    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return httpx.post(self.url + path, json=body, headers=named, timeout=60, trust_env=False)
-
-    def ask(self, key: str | None = None, **body: Any) -> httpx.Response:
-        whole = {"messages": ASKED, "temperature": 1.0, "top_p": 1.0, "max_tokens": 24, **body}
-        return self.post("/v1/chat/completions", whole, **({"idempotency_key": key} if key else {}))
-
-    def stream(self, key: str | None = None, **body: Any) -> list[dict[str, Any]]:
-        """Ask for a stream; gives its events, the last of which was [DONE]."""
-        found = self.ask(key, stream=True, **body)
-        assert found.status_code == 200, found.text
-        lines = [line.removeprefix("data: ") for line in found.text.split("\n\n") if line]
-        assert lines.pop() == "[DONE]"
-        return [json.loads(line) for line in lines]
-
-    def write(self, *events: Event) -> None:
-        """Write events as their stages would."""
-
-        async def send() -> None:
-            await ensure_topics(self.kafka, specs(self.settings))
-            sender = Sender(self.settings, self.kafka)
-            vault = Vault(self.settings.data / "vault" / "keys.sqlite")
-            now_ms = int(time.time() * 1000)
-            await sender.send([outside(e, "/test", now_ms, self.settings.partitions, vault) for e in events])
-            await sender.stop()
-            vault.close()
-
-        asyncio.run(send())
-
-    def release(self, number: int, adapter: str | None, announce: bool = True) -> None:
-        """Announce a release and point the alias at it."""
-        base = self.world.base
-        facts = {
-            "release": number,
-            "version": adapter or base.sha256,
-            "base": base.sha256,
-            "base_name": base.name,
-            "adapter": adapter,
-        }
-        if adapter is not None and not (places.adapter_store(self.settings) / adapter).exists():
-            shutil.copytree(self.world.store / adapter, places.adapter_store(self.settings) / adapter)
-        pointed = ReleasePointed(alias="default", **facts)
-        self.write(*([ModelReleased(**facts)] if announce else []), pointed)
-
-    def read(self, topic: str) -> list[Any]:
-        """Read the raw records of a topic."""
-
-        async def everything() -> list[Any]:
-            async with reader(self.settings, self.kafka) as log:
-                return [raw for records in (await log.everything(topic)).values() for raw in records]
-
-        return asyncio.run(everything())
-
-    def events(self, topic: str) -> list[tuple[str, Any]]:
-        """Read the events of a topic, unsealed, each id once."""
-        vault = Vault(self.settings.data / "vault" / "keys.sqlite")
-        seen = {}
-        for raw in self.read(topic):
-            record = envelope.decode(topic, raw.partition, raw.offset, raw.timestamp, raw.headers, raw.value)
-            event = seal.unseal(record.event, record.id, vault)
-            assert seen.setdefault(record.id, event) == event, "one id, two payloads"
-        vault.close()
-        return list(seen.items())
-
-    def metric(self, name: str, **labels: str) -> float:
-        text = self.get("/metrics").text
-        samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
-        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
-
-    def follows(self, version: str) -> bool:
-        return any(m["id"] == version and m["current"] for m in self.get("/v1/models").json()["data"])
-
-
-def eventually(true: Callable[[], bool], seconds_max: float = 20.0) -> None:
-    """Wait until it is true."""
-    deadline = time.monotonic() + seconds_max
-    while True:
-        try:
-            if true():
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # matrices of 32 numbers gain nothing from a second thread
+        yield World.make(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +50,11 @@ def deploy(broker: Any, world: World, tmp_path_factory: pytest.TempPathFactory) 
 
     def one(name: str) -> Deployed:
         settings = Settings(
-            data=tmp_path_factory.mktemp(name), cache=world.cache, base=world.spec, namespace=f"srv-{name}", partitions=2
+            data=tmp_path_factory.mktemp(name),
+            cache=world.cache,
+            base=world.spec,
+            namespace=f"srv-{name}",
+            partitions=2,
         )
         made.append(Deployed(world, settings, broker.settings))
         return made[-1]
@@ -274,7 +116,8 @@ def test_a_stream_says_what_the_whole_answer_says(served: Deployed, world: World
         assert texts == [choice["message"]["content"] for choice in whole["choices"]]
         last = {choice["index"]: choice["finish_reason"] for choice in chunks[-2]["choices"]}
         assert list(last.values()) == [choice["finish_reason"] for choice in whole["choices"]]
-    assert len([chunk for chunk in served.stream(seed=11) if chunk["choices"]]) > 10, "text comes as it is made"
+    pieces = [chunk for chunk in served.stream(temperature=0.0, max_tokens=100) if chunk["choices"]]
+    assert len(pieces) > 10, "text comes as it is made"
 
 
 def test_a_repeated_request_is_the_same_answer_and_one_event(served: Deployed) -> None:
@@ -293,16 +136,16 @@ def test_a_repeated_request_is_the_same_answer_and_one_event(served: Deployed) -
 
 
 def test_stop_words_end_an_answer_and_are_not_in_it(served: Deployed, world: World) -> None:
-    text = world.text(world.adapters[0], seed=3)
+    seed, text = next((s, t) for s in range(99) if len(t := world.text(world.adapters[0], s)) > 10)
     stop = text[5:7]
-    found = served.ask(seed=3, stop=[stop]).json()["choices"][0]
+    found = served.ask(seed=seed, stop=[stop]).json()["choices"][0]
     assert found == {
         "index": 0,
         "message": {"role": "assistant", "content": text[: text.index(stop)]},
         "logprobs": None,
         "finish_reason": "stop",
     }
-    streamed = "".join(c["delta"].get("content", "") for e in served.stream(seed=3, stop=stop) for c in e["choices"])
+    streamed = "".join(c["delta"].get("content", "") for e in served.stream(seed=seed, stop=stop) for c in e["choices"])
     assert streamed == text[: text.index(stop)]
 
 
@@ -369,7 +212,14 @@ def test_the_edge_refuses_other_hosts_forms_and_sizes_and_serves_no_page(served:
     url = served.url + "/v1/chat/completions"
     body = json.dumps({"messages": ASKED})
     assert httpx.post(url, content=body, headers={"content-type": "text/plain"}, trust_env=False).status_code == 400
-    for raw in (b"{", b"[]", b"", b'{"messages": "\xff"}', b"[" * 50_000, b'{"messages": [{"role": "user", "content": "\\ud800"}]}'):
+    for raw in (
+        b"{",
+        b"[]",
+        b"",
+        b'{"messages": "\xff"}',
+        b"[" * 50_000,
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+    ):
         found = httpx.post(url, content=raw, headers={"content-type": "application/json"}, trust_env=False)
         assert (found.status_code, found.json()["error"]["type"]) == (400, "invalid_request_error"), raw[:9]
     large = httpx.post(
@@ -461,7 +311,7 @@ def test_whoever_asked_to_be_forgotten_is_not_answered(served: Deployed) -> None
 
 def test_a_client_that_leaves_stops_its_answer_and_leaves_no_record(served: Deployed) -> None:
     before, tokens = len(served.read("answers")), served.metric("xinfluencer_tokens_total", kind="completion")
-    body = {"messages": ASKED, "max_tokens": 1024, "temperature": 1.0, "stream": True, "seed": 1}
+    body = {"messages": ASKED, "max_tokens": 1024, "temperature": 0.0, "stream": True}
     with httpx.stream("POST", served.url + "/v1/chat/completions", json=body, trust_env=False) as response:
         next(response.iter_bytes())
     with pytest.raises(httpx.ReadTimeout):
@@ -492,7 +342,9 @@ def test_metrics_are_prometheus_text_with_help(served: Deployed) -> None:
     assert "zebracorns" not in served.get("/metrics").text
 
 
-def test_a_swap_under_load_fails_no_request_and_mixes_no_version(deploy: Callable[[str], Deployed], world: World) -> None:
+def test_a_swap_under_load_fails_no_request_and_mixes_no_version(
+    deploy: Callable[[str], Deployed], world: World
+) -> None:
     deployed = deploy("swap")
     deployed.release(0, None)
     deployed.start()
@@ -534,9 +386,7 @@ def test_a_swap_under_load_fails_no_request_and_mixes_no_version(deploy: Callabl
     for seed, version, text in found:
         assert text == world.text(None if version == world.base.sha256 else version, seed), (seed, version)
     assert len(deployed.events("answers")) == len(found)
-    loaded = deployed.app.state.answering.shelf.generator.loaded
-    eventually(lambda: len(deployed.app.state.answering.shelf.generator.loaded) <= 3)
-    assert len(loaded) <= 4
+    eventually(lambda: len(deployed.app.state.answering.shelf.generator.loaded) <= 2)
 
 
 def flip(path: Path) -> None:
@@ -594,7 +444,7 @@ def test_more_requests_than_may_wait_are_told_to_come_back(deploy: Callable[[str
     deployed.start(waiting_max=2)
     eventually(lambda: deployed.get("/readyz").status_code == 200)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda seed: deployed.ask(seed=seed, max_tokens=400), range(8)))
+        found = list(pool.map(lambda seed: deployed.ask(seed=seed, max_tokens=400, temperature=0.0), range(8)))
     codes = [one.status_code for one in found]
     assert set(codes) == {200, 429}
     assert codes.count(200) >= 3
@@ -614,12 +464,6 @@ def test_a_subscriber_of_twenty_lines_sees_every_release(served: Deployed, broke
         process.kill()
     assert [line[2:] for line in lines] == [["0", world.base.sha256], ["1", world.adapters[0]]]
     assert lines[0][0] == "default"
-
-
-def server_process(settings: Settings, bootstrap: str) -> subprocess.Popen[str]:
-    env = {**os.environ, **settings.to_env(), "XINFLUENCER_KAFKA": bootstrap, "HF_HUB_OFFLINE": "1"}
-    program = "from streams.server import run_server; from streams.settings import Settings; run_server(Settings.from_env())"
-    return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_busy_port_is_said_in_one_sentence(served: Deployed, broker: Any) -> None:
@@ -647,7 +491,7 @@ def test_the_process_listens_on_loopback_only_and_ends_within_five_seconds(
     with socket.socket() as other, pytest.raises(ConnectionRefusedError):
         other.connect(("127.0.0.2", int(deployed.url.rpartition(":")[2])))
     with ThreadPoolExecutor(6) as pool:
-        asked = [pool.submit(deployed.ask, seed=seed, n=8, max_tokens=1024) for seed in range(6)]
+        asked = [pool.submit(deployed.ask, seed=seed, n=8, max_tokens=1024, temperature=0.0) for seed in range(6)]
         time.sleep(1.0)
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
@@ -672,7 +516,7 @@ def test_ready_says_what_is_missing_and_no_answer_is_given_that_is_not_recorded(
     deployed.start()
     early = deployed.ask()
     assert (early.status_code, early.json()["error"]["type"]) == (503, "server_error")
-    eventually(lambda: deployed.app.state.answering.shelf.ready.is_set())
+    eventually(deployed.app.state.answering.shelf.ready.is_set)
     reasons = deployed.get("/readyz")
     assert reasons.status_code == 503
     assert {"no release is followed yet", "Kafka does not answer"} <= set(reasons.json()["reasons"])

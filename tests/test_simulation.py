@@ -259,8 +259,9 @@ def live(seed: int, faults: Faults = FAULTS, engine_class: type[Engine] = Engine
     records = feed.records()
     late = records[: len(records) // 2]
     rng.shuffle(late)
-    engine.append([*late, *records[len(late) :]])
+    engine.append(late)
     feed.poison(2)
+    engine.append(records[len(late) :])
     for after_ms in (15_000, 30_000, 60_000):
         engine.append([tick(t.SIGNALS, p, T0_MS + after_ms) for p in range(engine.width)])
         engine.run()
@@ -591,7 +592,7 @@ class SendsInParallel(Engine):
             self.append(batch[:hole] + batch[hole + 1 :])
 
 
-class TakesOverTheTail(Wrong):
+class ForgetsWhatItApplied(Wrong):
     """A stage's state is kept, but not what it had applied."""
 
     def _keep(self, fold: Fold) -> None:
@@ -610,7 +611,7 @@ CONTROLS = {
     TrustsTheCommit: ["state of", "is missing"],
     SnapshotsBeforeSending: ["is missing"],
     SendsInParallel: ["arrived behind a later output of the same origin: a reader skips it"],
-    TakesOverTheTail: ["follows from no input"],
+    ForgetsWhatItApplied: ["follows from no input"],
 }
 CONTROL_SEEDS = 25
 

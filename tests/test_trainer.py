@@ -53,7 +53,9 @@ class Zygote:
     def __init__(self, settings: Settings, kafka: KafkaSettings) -> None:
         env = {**os.environ, **settings.to_env(), "XINFLUENCER_KAFKA": kafka.bootstrap, "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-m", "streams.cli", "zygote"]
-        self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
         assert self.heard()["event"] == "ready"
 
     def heard(self) -> dict[str, Any]:
@@ -69,7 +71,9 @@ class Zygote:
     def start(self, **env: str) -> int:
         """Fork a trainer; give its pid."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"start": "trainer", "env": {"XINFLUENCER_CRASH": "", **env}}).encode() + b"\n")
+        self.process.stdin.write(
+            json.dumps({"start": "trainer", "env": {"XINFLUENCER_CRASH": "", **env}}).encode() + b"\n"
+        )
         self.process.stdin.flush()
         return int(self.heard()["pid"])
 
@@ -144,7 +148,9 @@ def bench(broker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ben
 
     base = tmp_path_factory.mktemp("tiny") / "base"
     build(base)
-    settings = settings_for(tmp_path_factory.mktemp("trainer"), "c8", base=str(base), cache=base.parent / "cache", threads=1)
+    settings = settings_for(
+        tmp_path_factory.mktemp("trainer"), "c8", base=str(base), cache=base.parent / "cache", threads=1
+    )
     vault = Vault(settings.data / "vault" / "keys.sqlite")
     workers = Workers(settings, broker.settings)
 
@@ -240,7 +246,9 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def test_a_version_names_what_it_learned_from_and_the_log_still_gives_it(bench: Bench, uninterrupted: list[str]) -> None:
+def test_a_version_names_what_it_learned_from_and_the_log_still_gives_it(
+    bench: Bench, uninterrupted: list[str]
+) -> None:
     from models.rows import dataset_sha256
 
     event = next(event for _, event in reversed(bench.versions()) if event.version == uninterrupted[-1])

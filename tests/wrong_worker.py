@@ -80,9 +80,7 @@ def commit_first() -> None:
     shell.Shell._handle = handle  # type: ignore[method-assign,assignment]
 
 
-VARIANTS = {
-    one.__name__: one for one in (agent_raises, unawaited_send, random_ids, no_dedupe, commit_first)
-}
+VARIANTS = {one.__name__: one for one in (agent_raises, unawaited_send, random_ids, no_dedupe, commit_first)}
 
 if __name__ == "__main__":
     VARIANTS[sys.argv[1]]()
