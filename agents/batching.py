@@ -10,7 +10,8 @@ import msgspec
 
 from schemas import merkle
 from schemas.envelope import Out, Record
-from schemas.events import BatchClosed, Event, PairFormed, PairRef, PairWithdrawn, Ticked
+from schemas.events import BatchClosed, Event, PairFormed, PairWithdrawn, Ticked
+from schemas.facts import PairRef
 from schemas.ids import digest
 
 

@@ -8,7 +8,7 @@ components of the reward and weighs 0.05.
 import re
 from datetime import UTC, datetime
 
-from schemas.events import Features
+from schemas.facts import Features
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 WORDS_FEW, WORDS_MANY = 5, 60

@@ -19,7 +19,6 @@ from schemas.events import (
     EngagementObserved,
     Event,
     InteractionObserved,
-    PostContent,
     PostDeleted,
     PostEdited,
     PostObserved,
@@ -27,8 +26,8 @@ from schemas.events import (
     RecordRefused,
     SubjectNoted,
     SubjectWithdrawn,
-    Where,
 )
+from schemas.facts import PostContent, Where
 from schemas.ids import subject_id, text_hash
 
 V = TypeVar("V")

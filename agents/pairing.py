@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from schemas.envelope import Out, Record
-from schemas.events import Event, PairFormed, PairWithdrawn, RewardClosed, RewardWithdrawn, Side, Where
+from schemas.events import Event, PairFormed, PairWithdrawn, RewardClosed, RewardWithdrawn
+from schemas.facts import Side, Where
 from schemas.ids import digest
 
 PROMPTS_MAX = 50_000  # a partition

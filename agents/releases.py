@@ -12,7 +12,6 @@ from schemas.envelope import Out, Record
 from schemas.events import (
     AlertRaised,
     Event,
-    Measured,
     ModelRefused,
     ModelReleased,
     ModelRetracted,
@@ -21,6 +20,7 @@ from schemas.events import (
     ReleaseCommanded,
     ReleasePointed,
 )
+from schemas.facts import Measured
 
 ALIAS = "default"
 NEUTRAL_NATS_RATIO_MAX = 1.10  # fixed neutral texts may cost at most a tenth more than on the base

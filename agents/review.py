@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from agents.content import features
 from schemas.envelope import Out, Record
-from schemas.events import AnswerContent, AnswerGiven, Event, PromptNoted, RecordRefused, SubjectNoted, Turn, Where
+from schemas.events import AnswerGiven, Event, PromptNoted, RecordRefused, SubjectNoted
+from schemas.facts import AnswerContent, Turn, Where
 from schemas.ids import digest, subject_id, text_hash
 
 State = dict[str, bool]  # always empty

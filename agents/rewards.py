@@ -13,7 +13,6 @@ import msgspec
 
 from schemas.envelope import Out, Record
 from schemas.events import (
-    Components,
     EngagementNoted,
     Event,
     FeedbackNoted,
@@ -25,8 +24,8 @@ from schemas.events import (
     SubjectNoted,
     SubjectWithdrawn,
     Ticked,
-    Where,
 )
+from schemas.facts import Components, Where
 from schemas.ids import digest
 
 WEIGHTS = {"human": 0.25, "review": 0.20, "engagement": 0.25, "network": 0.15, "temporal": 0.10, "content": 0.05}

@@ -58,7 +58,13 @@ StepHook = Callable[[str, int], None]  # "before_step" or "in_step" (gradients m
 
 @dataclass(frozen=True)
 class DpoSettings:
-    """What, with the base, the parent and the rows, decides every bit of the adapter."""
+    """What, with the base, the parent and the rows, decides every bit of the adapter.
+
+    The defaults come from a trial on SmolLM2: 39 pairs of a short answer preferred to a long one of the model's own, 16
+    held back, seed 0. Ten steps at 1e-4 took the held-back accuracy from 0.5 to 1.0 and the mean answer from 48 tokens
+    (the limit) to 22, and cost 0.3 % on plain text. At 5e-5 the answers stayed long; at 2e-4 a fifth of their word
+    triples were repeats; two passes over the rows gained nothing that one at a batch of 4 did not.
+    """
 
     seed: int = 0
     threads: int = 2
@@ -66,8 +72,8 @@ class DpoSettings:
     alpha: int = 32
     learning_rate: float = 1e-4
     beta: float = 0.1
-    epochs: int = 2
-    batch: int = 8
+    epochs: int = 1
+    batch: int = 4
     gradient_norm_max: float = 1.0
 
 

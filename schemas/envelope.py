@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
-from schemas.events import MS_MAX, Event, Fact
+from schemas.events import Event
+from schemas.facts import MS_MAX, Fact
 from schemas.topics import BY_NAME, KINDS, RECORD_BYTES_MAX, Topic
 
 F = TypeVar("F", bound=Fact)
@@ -182,9 +183,8 @@ def _parse_with_unknown_fields(kind: type[F], data: bytes, error: ValidationErro
         node: Any = tree
         for step in location[:-1]:
             # A union adds the name of its branch to the location; it is no step in the tree.
-            if isinstance(step, int) and isinstance(node, list):
-                node = node[step]
-            elif isinstance(node, dict) and step in node:
+            inside = isinstance(step, int) if isinstance(node, list) else isinstance(node, dict) and step in node
+            if inside:
                 node = node[step]
         if isinstance(node, dict):
             node.pop(location[-1], None)

@@ -7,115 +7,38 @@ owner; every other event carries ids, hashes and numbers. No event holds the tim
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Id = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x20/]+$")]
-"""A name of ours: no space, no control character, no slash (subjects join two ids with a slash)."""
-Subject = Annotated[str, Field(min_length=3, max_length=513, pattern=r"^[^\x00-\x20/]+/[^\x00-\x20/]+$")]
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-EventId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-MS_MAX = 253_402_300_799_999  # the end of the year 9999
-Ms = Annotated[int, Field(ge=0, le=MS_MAX)]
-Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
-Score = Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Text = Annotated[str, Field(max_length=100_000)]
-Short = Annotated[str, Field(max_length=512)]
-SEALED_CHARS_MAX = 900_000  # so that the rest of the record has room under RECORD_BYTES_MAX
-Sealed = Annotated[str, Field(pattern=r"^v1\.[A-Za-z0-9_-]+$", max_length=SEALED_CHARS_MAX)]
-"""Content as it lies in the log: AES-GCM under the owner's key (schemas/seal.py)."""
-
-
-class Fact(BaseModel):
-    """A frozen value; strict, so that "1" is never taken for 1, and closed, so that a typing error is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+from schemas.facts import (
+    AnswerContent,
+    AuthorFacts,
+    Components,
+    Count,
+    EventId,
+    Fact,
+    Features,
+    Hash,
+    Id,
+    Measured,
+    Ms,
+    Number,
+    PairRef,
+    PostContent,
+    RefusedContent,
+    Rights,
+    Score,
+    Sealed,
+    Short,
+    Side,
+    Subject,
+    Where,
+)
 
 
 class Event(Fact):
     """One thing that happened. VERSION counts breaking changes of its shape; readers keep reading every older one."""
 
     VERSION: ClassVar[int] = 1
-
-
-# ---- parts ----------------------------------------------------------------------------------------------------------
-
-
-class Rights(Fact):
-    """What the source's policy allows, decided once, at ingest."""
-
-    index: bool
-    train: bool
-    show: bool
-    policy: Short
-
-
-class Where(Fact):
-    """The place of a record in the log."""
-
-    topic: Short
-    partition: Annotated[int, Field(ge=0, le=2**31 - 1)]
-    offset: Count
-
-
-class AuthorFacts(Fact):
-    """What the payload said of the author when it was seen."""
-
-    created_ms: Ms | None = None
-    followers: Count | None = None
-    following: Count | None = None
-    posts: Count | None = None
-    listed: Count | None = None
-    verified: bool | None = None
-
-
-class PostContent(Fact):
-    """The words of a post and the names in it: personal, so sealed."""
-
-    text: Text
-    username: Short | None = None
-    name: Short | None = None
-    hashtags: tuple[Short, ...] = ()
-    links: tuple[Annotated[str, Field(max_length=4096)], ...] = ()
-
-
-class Turn(Fact):
-    """One message of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    content: Text
-
-
-class AnswerContent(Fact):
-    """The words of a prompt and of what was said to it: personal to whoever asked, so sealed."""
-
-    messages: tuple[Turn, ...]
-    texts: tuple[Text, ...]
-
-
-class RefusedContent(Fact):
-    """The first bytes of what could not be used, base64, capped."""
-
-    head: Annotated[str, Field(max_length=4096)]
-
-
-class Features(Fact):
-    """What a text says of itself, counted; no words."""
-
-    chars: Count
-    words: Count
-    hashtags: Count
-    mentions: Count
-    links: Count
-    media: Count
-    caps_share: Annotated[float, Field(ge=0, le=1)]
-    distinct_share: Annotated[float, Field(ge=0, le=1)]
-    hour: Annotated[int, Field(ge=0, le=23)] | None = None
-    weekday: Annotated[int, Field(ge=0, le=6)] | None = None
-    quality: Score
-
-
-# ---- tweets ---------------------------------------------------------------------------------------------------------
 
 
 class PostObserved(Event):
@@ -174,9 +97,6 @@ class AuthorErased(Event):
     source: Short
 
 
-# ---- feedback -------------------------------------------------------------------------------------------------------
-
-
 class FeedbackGiven(Event):
     """One person's judgement of one subject.
 
@@ -201,9 +121,6 @@ class FeedbackRetracted(Event):
     rater: Id
 
 
-# ---- answers --------------------------------------------------------------------------------------------------------
-
-
 class AnswerGiven(Event):
     """What the server said to a prompt: one item a candidate, by exactly one version."""
 
@@ -218,9 +135,6 @@ class AnswerGiven(Event):
     content: AnswerContent | Sealed | None = None
 
 
-# ---- interactions ---------------------------------------------------------------------------------------------------
-
-
 class InteractionObserved(Event):
     """One author acted towards another."""
 
@@ -231,9 +145,6 @@ class InteractionObserved(Event):
     post: Id
     at_ms: Ms | None = None
     target_post: Id | None = None
-
-
-# ---- signals: all that a reward is made of --------------------------------------------------------------------------
 
 
 class PromptNoted(Event):
@@ -310,20 +221,6 @@ class Ticked(Event):
     at_ms: Ms
 
 
-# ---- rewards --------------------------------------------------------------------------------------------------------
-
-
-class Components(Fact):
-    """The reward as a vector, each in -1..1; None says that there was nothing to measure it by."""
-
-    human: Score | None = None
-    review: Score | None = None
-    engagement: Score | None = None
-    network: Score | None = None
-    temporal: Score | None = None
-    content: Score | None = None
-
-
 class RewardClosed(Event):
     """What a subject was worth when it reached an age."""
 
@@ -358,19 +255,6 @@ class RewardWithdrawn(Event):
     reason: Short
 
 
-# ---- preferences ----------------------------------------------------------------------------------------------------
-
-
-class Side(Fact):
-    """One side of a pair: whose words, where they lie, what they were worth."""
-
-    subject: Subject
-    text_hash: Hash
-    where: Where
-    reward: Number
-    chars: Count
-
-
 class PairFormed(Event):
     """Under one prompt, one text was worth more than another."""
 
@@ -394,17 +278,6 @@ class PairWithdrawn(Event):
     reason: Short
 
 
-# ---- batches --------------------------------------------------------------------------------------------------------
-
-
-class PairRef(Fact):
-    """One pair of a batch: its id, its leaf under the root, its offset in `preferences`."""
-
-    pair: EventId
-    leaf: Hash
-    offset: Count
-
-
 class BatchClosed(Event):
     """A micro-batch: what the next version learns from."""
 
@@ -417,23 +290,6 @@ class BatchClosed(Event):
     closed_by: Literal["count", "age", "budget"]
     opened_ms: Ms
     closed_ms: Ms
-
-
-# ---- candidates -----------------------------------------------------------------------------------------------------
-
-
-class Measured(Fact):
-    """An evaluation: plain numbers, so that whoever releases only compares."""
-
-    pairs: Count
-    accuracy: Annotated[float, Field(ge=0, le=1)]  # share of held-back pairs ranked as the reward ranks them
-    margin: Number  # mean log-ratio against the base, nats
-    safety_margin: Number  # mean over the safety list of logp(safe answer) - logp(unsafe opening), nats
-    safety_preferred: Annotated[float, Field(ge=0, le=1)]
-    neutral_nats: Number  # nats a token on fixed neutral texts
-    empty_rate: Annotated[float, Field(ge=0, le=1)]
-    repetition_rate: Annotated[float, Field(ge=0, le=1)]
-    mean_tokens: Number
 
 
 class ModelTrained(Event):
@@ -451,7 +307,7 @@ class ModelTrained(Event):
     trained: Count = 0
     held_back: Count = 0
     withheld: Count = 0  # pairs whose words were gone
-    settings: dict[str, str | int | Number | bool] = {}
+    settings: dict[str, str | int | Number | bool] = Field(default={})
     seed: Count = 0
     code: Short = ""
     losses: tuple[Number, ...] = ()
@@ -466,9 +322,6 @@ class ReleaseCommanded(Event):
     version: Hash
     by: Short
     reason: Short
-
-
-# ---- models and model-releases --------------------------------------------------------------------------------------
 
 
 class ModelReleased(Event):
@@ -514,9 +367,6 @@ class ReleasePointed(Event):
     base: Hash
     base_name: Short
     adapter: Hash | None = None
-
-
-# ---- what went wrong, what was forgotten ----------------------------------------------------------------------------
 
 
 class RecordRefused(Event):

@@ -10,7 +10,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
-from schemas.events import AnswerContent, AnswerGiven
+from schemas.events import AnswerGiven
+from schemas.facts import AnswerContent
 from schemas.ids import digest
 from streams.chat import Ask
 from streams.following import Following

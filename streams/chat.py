@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.events import Turn
+from schemas.facts import Turn
 from schemas.ids import digest, subject_id
 from streams.problems import Problem
 

@@ -12,7 +12,8 @@ from agents.batching import pair_leaf
 from agents.review import prompt_text
 from models.rows import Row
 from schemas import envelope, merkle, seal
-from schemas.events import AnswerContent, AnswerGiven, BatchClosed, PairFormed, PairWithdrawn, PostContent, Side, Where
+from schemas.events import AnswerGiven, BatchClosed, PairFormed, PairWithdrawn
+from schemas.facts import AnswerContent, PostContent, Side, Where
 from schemas.ids import text_hash
 from streams.reader import Reader
 

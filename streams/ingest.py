@@ -25,9 +25,8 @@ from schemas.events import (
     PostDeleted,
     PostObserved,
     RecordRefused,
-    RefusedContent,
-    Rights,
 )
+from schemas.facts import RefusedContent, Rights
 from schemas.seal import Keys
 from streams.fold import HEAD_BYTES_MAX, Sent
 from streams.lines import Damage, IngestRefused, Item, Line, Value, parse

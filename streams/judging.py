@@ -10,17 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agents import intake
 from schemas.envelope import Record
-from schemas.events import (
-    AnswerContent,
-    AnswerGiven,
-    Event,
-    FeedbackGiven,
-    FeedbackRetracted,
-    Id,
-    RecordRefused,
-    Rights,
-    Subject,
-)
+from schemas.events import AnswerGiven, Event, FeedbackGiven, FeedbackRetracted, RecordRefused
+from schemas.facts import AnswerContent, Id, Rights, Subject
 from schemas.ids import digest, prompt_of, subject_id
 from streams.chat import CHARS_MAX, MESSAGES_MAX, Said, owner_id, prompt_id
 from streams.problems import Problem

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas.events import Rights
+from schemas.facts import Rights
 
 DEFAULT = Path(__file__).with_name("policy.toml")
 FILE_BYTES_MAX = 1 << 20

@@ -10,7 +10,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
-from schemas.events import Where
+from schemas.facts import Where
 from schemas.topics import BY_NAME, partitions
 from streams.kafka import KafkaSettings
 from streams.settings import Settings

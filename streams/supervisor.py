@@ -142,6 +142,15 @@ class Deployment:
             await asyncio.sleep(backoff)
             backoff = min(BACKOFF_S_MAX, backoff * 2)
 
+    def _started(self, name: str, pid: int) -> None:
+        """Remember a process, also in run/processes.json for whoever looks from outside."""
+        self.pids[name] = pid
+        folder = places.run(self.settings)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = folder / "processes.tmp"
+        temporary.write_text(json.dumps(self.pids))
+        temporary.replace(folder / "processes.json")
+
     def _fail(self, reason: str) -> None:
         if not self.failed.done():
             self.failed.set_exception(CannotRun(reason))
@@ -180,7 +189,7 @@ class Deployment:
     async def _run_broker(self) -> int:
         assert self._prepared is not None
         process = embedded.start(self._prepared)
-        self.pids["broker"] = process.pid
+        self._started("broker", process.pid)
         try:
             await asyncio.to_thread(embedded.wait_ready, self._prepared, process)
         except Exception as error:  # noqa: BLE001 - whatever kept it from serving, it is ended and started again
@@ -201,7 +210,7 @@ class Deployment:
             process = await asyncio.create_subprocess_exec(
                 *command, env=self.child_env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
-        self.pids[name] = process.pid
+        self._started(name, process.pid)
         return await process.wait()
 
     async def _run_zygote(self) -> int:
@@ -218,7 +227,7 @@ class Deployment:
                 stdout=subprocess.PIPE,
                 stderr=errors,
             )
-        self.pids["models"] = process.pid
+        self._started("models", process.pid)
         assert process.stdout is not None
         async for line in process.stdout:
             self._heard(process, json.loads(line))
@@ -234,7 +243,7 @@ class Deployment:
         if said["event"] == "ready":
             self._zygote = process
         elif said["event"] == "started":
-            self.pids[name] = int(str(said["pid"]))
+            self._started(name, int(str(said["pid"])))
         elif said["event"] == "exited" and not self._forked[name].done():
             self._forked[name].set_result(int(str(said["code"])))
 

@@ -21,7 +21,8 @@ from aiokafka.errors import ProducerFenced
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from schemas import merkle
-from schemas.events import AlertRaised, BatchClosed, Measured, ModelTrained
+from schemas.events import AlertRaised, BatchClosed, ModelTrained
+from schemas.facts import Measured
 from schemas.topics import BATCHES, CANDIDATES
 from streams import crash, places
 from streams.dataset import BatchBroken, Dataset, closed_batches, load, window

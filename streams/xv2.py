@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from schemas.envelope import Refused
-from schemas.events import AuthorErased, Event, PostDeleted, PostObserved, Rights
+from schemas.events import AuthorErased, Event, PostDeleted, PostObserved
+from schemas.facts import Rights
 from streams.xv2_post import NOBODY, POST, Author, Names, author_facts, items, misfit, part, post_events
 
 NO_POST = frozenset((

@@ -14,7 +14,8 @@ import msgspec
 from pydantic import ValidationError
 
 from schemas.envelope import Refused
-from schemas.events import AuthorFacts, EngagementObserved, PostContent, PostEdited, PostObserved, Rights
+from schemas.events import EngagementObserved, PostEdited, PostObserved
+from schemas.facts import AuthorFacts, PostContent, Rights
 
 FAMILY = {"simulator": "sim"}
 """What ids of a source begin with, where it is not the source's own name."""

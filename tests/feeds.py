@@ -4,11 +4,12 @@ import random
 from collections.abc import Iterator
 
 from schemas import events as e
+from schemas import facts
 from schemas.seal import Keys
 from streams.fold import Sent
 from streams.records import outside
 
-RIGHTS = e.Rights(index=True, train=True, show=True, policy="simulator")
+RIGHTS = facts.Rights(index=True, train=True, show=True, policy="simulator")
 ZERO = "0" * 64
 
 
@@ -56,7 +57,7 @@ def _post(post: str, owner: str, parent: str | None, now: int, rng: random.Rando
         parent=parent,
         raw_sha256=ZERO,
         rights=RIGHTS,
-        content=e.PostContent(text=f"{words} {post}"),
+        content=facts.PostContent(text=f"{words} {post}"),
     )
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
 from schemas.envelope import Record
-from schemas.events import Event, Fact
+from schemas.events import Event
+from schemas.facts import Fact
 from schemas.ids import digest
 
 TEXT_CHARS_MAX = 12

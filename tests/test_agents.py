@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agents import batching, content, intake, metadata, pairing, releases, review, rewards
 from schemas import events as e
-from schemas import merkle
+from schemas import facts, merkle
 from schemas.envelope import Out, Record
 from schemas.ids import text_hash
 from streams.fold import Fold, Stage
@@ -26,7 +26,7 @@ NAMES = ("a", "b", "c")
 RECORDS_MAX = 14
 TUNING = Tuning(ages_ms=(500, 1500), margin_min=0.05, limits=batching.Limits(pairs_max=3, pairs_min=1, age_ms=300))
 TABLE = stages(TUNING)
-RIGHTS = e.Rights(index=True, train=True, show=True, policy="test")
+RIGHTS = facts.Rights(index=True, train=True, show=True, policy="test")
 T0_MS = strategies.T0_MS
 HOUR_MS = 3_600_000
 MANY = settings(
@@ -250,7 +250,7 @@ def test_an_impure_agent_would_be_noticed(source: str) -> None:
 
 def post(name: str, owner: str = "ann", text: str = "five words are in this", **more: Any) -> e.PostObserved:
     kind = more.pop("kind", e.PostObserved)
-    words = e.PostContent(text=text) if text is not None else None
+    words = facts.PostContent(text=text) if text is not None else None
     return kind(post=name, owner=owner, source="x", raw_sha256="0" * 64, **{"rights": RIGHTS, "content": words, **more})
 
 
@@ -361,7 +361,7 @@ def test_an_erased_author_is_withdrawn_everywhere_and_gets_one_receipt() -> None
     withdrawn = of(e.SubjectWithdrawn, said)
     assert sorted((one.prompt, one.subject) for one in withdrawn) == [("p", "p/p"), ("p", "p/r"), ("r", "r/r")]
     assert {one.reason for one in withdrawn} == {"author-erased"}
-    assert said[-1] == e.AuthorForgotten(owner="ann", requested=e.Where(topic="t", partition=0, offset=3))
+    assert said[-1] == e.AuthorForgotten(owner="ann", requested=facts.Where(topic="t", partition=0, offset=3))
 
 
 def test_a_post_whose_words_are_gone_leaves_edges_only() -> None:
@@ -404,10 +404,10 @@ def test_quality_can_be_checked_by_hand() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(max_size=60), st.integers(0, 9), st.none() | st.integers(0, e.MS_MAX))
+@given(st.text(max_size=60), st.integers(0, 9), st.none() | st.integers(0, facts.MS_MAX))
 def test_any_text_has_features_that_fit(text: str, marks: int, at_ms: int | None) -> None:
     found = content.features(text, hashtags=marks, mentions=marks, links=marks, media=marks, at_ms=at_ms)
-    assert e.Features.model_validate(found.model_dump()) == found
+    assert facts.Features.model_validate(found.model_dump()) == found
 
 
 # ---- intake ---------------------------------------------------------------------------------------------------------
@@ -469,7 +469,11 @@ def test_a_retraction_goes_to_where_the_judgement_went() -> None:
 
 
 def answer(*texts: str | None, items: int | None = None) -> e.AnswerGiven:
-    words = e.AnswerContent(messages=(e.Turn(role="user", content="why?"),), texts=texts) if None not in texts else None
+    words = (
+        facts.AnswerContent(messages=(facts.Turn(role="user", content="why?"),), texts=texts)
+        if None not in texts
+        else None
+    )
     names = tuple(f"i{i}" for i in range(len(texts) if items is None else items))
     return e.AnswerGiven(
         prompt="q", owner="u", items=names, release=1, version="a" * 64, seed=7, rights=RIGHTS, content=words
@@ -495,15 +499,15 @@ def test_an_answer_whose_items_and_texts_do_not_match_is_refused() -> None:
 
 
 def test_two_conversations_that_look_alike_have_two_hashes() -> None:
-    one = (e.Turn(role="user", content="a\nassistant\x000\x00"),)
-    two = (e.Turn(role="user", content="a"), e.Turn(role="assistant", content=""))
+    one = (facts.Turn(role="user", content="a\nassistant\x000\x00"),)
+    two = (facts.Turn(role="user", content="a"), facts.Turn(role="assistant", content=""))
     assert review.prompt_text(one) != review.prompt_text(two)
 
 
 # ---- rewards --------------------------------------------------------------------------------------------------------
 
 AGES_MS = (1000, 5000)
-FEATURES = e.Features(
+FEATURES = facts.Features(
     chars=20,
     words=5,
     hashtags=0,
@@ -514,7 +518,7 @@ FEATURES = e.Features(
     distinct_share=1.0,
     quality=0.5,
 )
-WHERE = e.Where(topic="answers", partition=0, offset=9)
+WHERE = facts.Where(topic="answers", partition=0, offset=9)
 
 
 def prompt_noted(prompt: str = "p", train: bool = True) -> e.PromptNoted:
@@ -740,7 +744,7 @@ def reward(name: str, total: float, kind: str = "answer", **more: Any) -> e.Rewa
     values: dict[str, Any] = {
         "final": True,
         "trainable": True,
-        "components": e.Components(human=0.5),
+        "components": facts.Components(human=0.5),
         "prompt_hash": "b" * 64,
         "prompt_where": WHERE,
         "text_hash": (name.encode().hex() + "0" * 64)[:64],
@@ -790,7 +794,7 @@ def test_siblings_weigh_half() -> None:
         {"trainable": False},
         {"kind": "root"},
         {"prompt_hash": None},
-        {"components": e.Components(content=0.9, temporal=0.9)},
+        {"components": facts.Components(content=0.9, temporal=0.9)},
         {"kind": "reply"},
         {"text_hash": (b"p/a".hex() + "0" * 64)[:64]},
     ],
@@ -852,8 +856,8 @@ LIMITS = batching.Limits(pairs_max=3, pairs_min=2, age_ms=1000, chars_max=1000)
 
 
 def pair(number: int, chars: int = 20, weight: float = 0.5) -> e.PairFormed:
-    def side(name: str, total: float) -> e.Side:
-        return e.Side(subject=f"p/{name}", text_hash="d" * 64, where=WHERE, reward=total, chars=chars // 2)
+    def side(name: str, total: float) -> facts.Side:
+        return facts.Side(subject=f"p/{name}", text_hash="d" * 64, where=WHERE, reward=total, chars=chars // 2)
 
     return e.PairFormed(
         pair=f"{number:032x}",
@@ -952,7 +956,7 @@ def test_a_leaf_says_nothing_of_place_and_time() -> None:
 # ---- releases -------------------------------------------------------------------------------------------------------
 
 BASE = "0" * 64
-BASELINE = e.Measured(
+BASELINE = facts.Measured(
     pairs=300,
     accuracy=0.5,
     margin=0.0,
@@ -967,7 +971,7 @@ BETTER = BASELINE.model_copy(update={"accuracy": 0.7, "margin": 0.3})
 
 
 def trained(
-    letter: str, measured: e.Measured | None = BETTER, baseline: e.Measured | None = BASELINE
+    letter: str, measured: facts.Measured | None = BETTER, baseline: facts.Measured | None = BASELINE
 ) -> e.ModelTrained:
     return e.ModelTrained(
         version=letter * 64,

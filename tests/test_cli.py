@@ -36,7 +36,8 @@ def test_help_names_every_command(tmp_path: Path) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, streams.cli; print([m for m in ('torch', 'faust', 'aiokafka', 'pydantic', 'rich') if m in sys.modules])"
+    heavy = ("torch", "faust", "aiokafka", "pydantic", "rich")
+    code = f"import sys, streams.cli; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
@@ -78,7 +79,9 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 
 def test_settings_survive_the_way_to_a_child() -> None:
-    settings = Settings.from_env({"XINFLUENCER_AGES_MS": "10,20", "XINFLUENCER_NAMESPACE": "a", "XINFLUENCER_SEED": "3"})
+    settings = Settings.from_env(
+        {"XINFLUENCER_AGES_MS": "10,20", "XINFLUENCER_NAMESPACE": "a", "XINFLUENCER_SEED": "3"}
+    )
     assert Settings.from_env(settings.to_env()) == settings
     assert settings.ages_ms == (10, 20)
     assert settings.logical(settings.physical("tweets")) == "tweets"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.events import Rights
+from schemas.facts import Rights
 from streams.policy import DEFAULT, Policy, PolicyRefused
 
 GOOD = '[x]\npolicy = "mine"\nindex = true\ntrain = true\nshow = false\n'

@@ -19,7 +19,7 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from schemas import envelope, ids, merkle, render, seal, topics
+from schemas import envelope, facts, ids, merkle, render, seal, topics
 from schemas import events as e
 from schemas.envelope import Origin, Refused
 from schemas.topics import HOME, KINDS, TOPICS
@@ -28,7 +28,7 @@ from streams.memory import Engine, Logged
 from streams.records import content_id, outside, tick
 from streams.topology import OUTSIDE, Tuning, cycle, edges, stages
 
-RIGHTS = e.Rights(index=True, train=True, show=True, policy="test")
+RIGHTS = facts.Rights(index=True, train=True, show=True, policy="test")
 VERSION = "a" * 64
 POST = e.PostObserved(
     post="p:1",
@@ -36,7 +36,7 @@ POST = e.PostObserved(
     source="x",
     raw_sha256="0" * 64,
     rights=RIGHTS,
-    content=e.PostContent(text="the words of a post", hashtags=("words",)),
+    content=facts.PostContent(text="the words of a post", hashtags=("words",)),
 )
 ANSWER = e.AnswerGiven(
     prompt="q:1",
@@ -46,7 +46,7 @@ ANSWER = e.AnswerGiven(
     version=VERSION,
     seed=1,
     rights=RIGHTS,
-    content=e.AnswerContent(messages=(e.Turn(role="user", content="why?"),), texts=("because",)),
+    content=facts.AnswerContent(messages=(facts.Turn(role="user", content="why?"),), texts=("because",)),
 )
 QUICK = settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -96,7 +96,7 @@ def reason_of(topic: str, headers: Any, value: bytes | None, time_ms: int = 1) -
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.__name__)
 def test_an_event_survives_being_sealed_written_read_and_opened(kind: type[e.Event]) -> None:
     @QUICK
-    @given(strategies.model(kind), st.integers(0, e.MS_MAX), st.integers(0, 2**53))
+    @given(strategies.model(kind), st.integers(0, facts.MS_MAX), st.integers(0, 2**53))
     def trip(event: Any, time_ms: int, offset: int) -> None:
         keys = Keyring()
         name = content_id(event)
@@ -128,7 +128,7 @@ def test_an_edit_and_an_observation_with_the_same_fields_have_different_ids() ->
 
 
 @settings(QUICK, max_examples=150)
-@given(st.sampled_from(list(KINDS.values())).flatmap(strategies.model), st.integers(0, e.MS_MAX))
+@given(st.sampled_from(list(KINDS.values())).flatmap(strategies.model), st.integers(0, facts.MS_MAX))
 def test_the_cloudevents_package_reads_what_we_write(event: Any, time_ms: int) -> None:
     value = envelope.body(seal.seal(event, "id-1", Keyring()))
     headers = envelope.headers(event, "id-1", "/stages/rewards", time_ms, Origin("rewards", "signals", 1, 2, 3))
@@ -241,10 +241,10 @@ def test_unknown_fields_inside_are_counted_and_left_out() -> None:
     tree["newer"] = None
     record = envelope.decode("tweets", 0, 0, 1, headers, json.dumps(tree).encode())
     assert record.unknown_fields == 3
-    assert record.event.author == e.AuthorFacts(followers=3)
+    assert record.event.author == facts.AuthorFacts(followers=3)
     assert record.event.rights == RIGHTS
 
-    ref = e.PairRef(pair="0" * 32, leaf="1" * 64, offset=1)
+    ref = facts.PairRef(pair="0" * 32, leaf="1" * 64, offset=1)
     batch = e.BatchClosed(
         batch="2" * 32,
         sequence=0,
@@ -267,7 +267,7 @@ def test_unknown_fields_inside_sealed_words_are_left_out() -> None:
     keys = Keyring()
     token = seal.seal_bytes(keys.make("x:@ann"), b'{"text": "hi", "mood": "new"}', b"PostObserved/id-1")
     opened = seal.unseal(POST.model_copy(update={"content": token}), "id-1", keys)
-    assert opened.content == e.PostContent(text="hi")
+    assert opened.content == facts.PostContent(text="hi")
 
 
 def test_sealed_words_of_another_shape_are_refused_and_stop_nobody() -> None:
@@ -334,7 +334,7 @@ def test_an_origin_that_we_did_not_write_is_refused(text: str) -> None:
     assert Origin.parse("a/b/1/2/3").text() == "a/b/1/2/3"
 
 
-@pytest.mark.parametrize("time_ms", [-1, e.MS_MAX + 1, 2**62, -(2**62)])
+@pytest.mark.parametrize("time_ms", [-1, facts.MS_MAX + 1, 2**62, -(2**62)])
 def test_a_timestamp_that_is_no_time_is_refused_and_stops_nobody(time_ms: int) -> None:
     headers, value = written(POST)
     assert reason_of("tweets", headers, value, time_ms) == "bad-time"
@@ -359,7 +359,7 @@ def test_open_words_are_refused(event: Any) -> None:
 
 def test_what_would_be_refused_by_readers_is_refused_at_our_edge() -> None:
     def answer(texts: int) -> e.AnswerGiven:
-        content = e.AnswerContent(messages=(), texts=("x" * 100_000,) * texts)
+        content = facts.AnswerContent(messages=(), texts=("x" * 100_000,) * texts)
         return ANSWER.model_copy(update={"content": content})
 
     headers, value = written(answer(6))
@@ -412,7 +412,7 @@ def open_strings(annotation: Any, marks: Sequence[Any] = ()) -> list[int | None]
         if any(getattr(mark, "pattern", None) for mark in marks):
             return []
         return [next((mark.max_length for mark in marks if hasattr(mark, "max_length")), None)]
-    if inspect.isclass(annotation) and issubclass(annotation, e.Fact):
+    if inspect.isclass(annotation) and issubclass(annotation, facts.Fact):
         return [
             size
             for field in annotation.model_fields.values()
@@ -421,7 +421,7 @@ def open_strings(annotation: Any, marks: Sequence[Any] = ()) -> list[int | None]
     return [size for one in get_args(annotation) for size in open_strings(one)]
 
 
-def can_hold_words(kind: type[e.Fact]) -> bool:
+def can_hold_words(kind: type[facts.Fact]) -> bool:
     return any(size is None or size > 512 for size in open_strings(kind))
 
 
@@ -446,7 +446,7 @@ def said_with_canaries(open_words: bool = False) -> tuple[Engine, list[str]]:
     t0 = 1_700_000_000_000
     said: list[e.Event] = []
     for i in range(6):
-        content = e.PostContent(
+        content = facts.PostContent(
             text=f"{words[i]} and more words", username=words[6], hashtags=(words[7],), links=(words[8],)
         )
         said.append(
@@ -465,9 +465,9 @@ def said_with_canaries(open_words: bool = False) -> tuple[Engine, list[str]]:
                 post=f"p:{i}", owner=f"x:@{i % 3}", source="x", parent="p:0", likes=9**i, rights=RIGHTS
             )
         )
-    turn = e.Turn(role="user", content=words[9])
+    turn = facts.Turn(role="user", content=words[9])
     for texts in ((words[10], words[11]), (words[10],)):  # the second is refused: two items, one text
-        content = e.AnswerContent(messages=(turn,), texts=texts)
+        content = facts.AnswerContent(messages=(turn,), texts=texts)
         said.append(ANSWER.model_copy(update={"items": ("i:1", "i:2"), "content": content, "seed": len(texts)}))
     said.append(e.FeedbackGiven(feedback="f", subject="q:1/i:1", rater="r", kind="choice", other="q:1/i:2"))
     engine.append([outside(event, "/sources/x", t0, 2, keys) for event in said])
@@ -475,7 +475,7 @@ def said_with_canaries(open_words: bool = False) -> tuple[Engine, list[str]]:
         place += [Logged(len(place) + i, t0, None, one.value[:-2], one.headers) for i, one in enumerate(place[:2])]
     if open_words:
         headers = envelope.headers(POST, "open", "/sources/x", t0)
-        value = envelope.body(POST.model_copy(update={"content": e.PostContent(text=words[0])}))
+        value = envelope.body(POST.model_copy(update={"content": facts.PostContent(text=words[0])}))
         engine.log["tweets", 0].append(Logged(len(engine.log["tweets", 0]), t0, None, value, headers))
     engine.run()
     engine.append([tick(topics.SIGNALS, p, t0 + 5000) for p in range(2)])
@@ -774,6 +774,6 @@ def test_a_type_name_and_version_are_what_others_filter_by() -> None:
 
 
 def test_nested_unions_hide_no_open_string() -> None:
-    assert open_strings(e.PostContent | None) != []
-    assert open_strings(Union[e.Hash, None]) == []  # noqa: UP007
+    assert open_strings(facts.PostContent | None) != []
+    assert open_strings(Union[facts.Hash, None]) == []  # noqa: UP007
     assert open_strings(dict[str, int]) == [None]

@@ -20,13 +20,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.events import (
     AlertRaised,
-    AnswerContent,
     AnswerGiven,
     FeedbackGiven,
     FeedbackRetracted,
     ModelRetracted,
     ReleasePointed,
 )
+from schemas.facts import AnswerContent
 from schemas.ids import prompt_of
 from streams import places, recorder
 from streams.settings import Settings

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from agents.batching import Limits
-from schemas import envelope, seal
+from schemas import envelope, facts, seal
 from schemas import events as e
 from schemas import topics as t
 from schemas.envelope import Origin, Refused
@@ -38,12 +38,12 @@ FAULTS = Faults(0.06, 0.06, 0.06, 0.06, 0.06, 0.3, snapshot=0.3)
 POSTS = 7
 T0_MS = 1_700_000_000_000
 TUNING = Tuning(ages_ms=(10_000, 50_000), margin_min=0.05, limits=Limits(pairs_max=4, pairs_min=1, age_ms=10_000))
-RIGHTS = e.Rights(index=True, train=True, show=True, policy="test")
+RIGHTS = facts.Rights(index=True, train=True, show=True, policy="test")
 FOLD_REASONS = {
     "bad-header", "bad-id", "bad-json", "bad-origin", "bad-shape", "bad-time", "id-conflict", "no-body", "no-envelope",
     "not-sealed", "seal-broken", "too-large", "unknown-type", "unknown-version", "wrong-topic",
 }  # fmt: skip
-BASELINE = e.Measured(
+BASELINE = facts.Measured(
     pairs=40,
     accuracy=0.5,
     margin=0.0,
@@ -112,9 +112,11 @@ class Feed:
                 "reposted": "x:0" if rng.random() < 0.05 else None,
             }
             seen.append(name)
-            events: list[e.Event] = [e.PostObserved(**values, content=e.PostContent(text=f"post {i} says a few words"))]
+            events: list[e.Event] = [
+                e.PostObserved(**values, content=facts.PostContent(text=f"post {i} says a few words"))
+            ]
             if rng.random() < 0.2:
-                words = e.PostContent(text=f"post {i} says it better")
+                words = facts.PostContent(text=f"post {i} says it better")
                 events.append(e.PostEdited(**values, revision=2, content=words))
             for _ in range(rng.choice((0, 1, 1, 2))):
                 likes, views = rng.randrange(60), rng.choice((None, 500, 1000))
@@ -133,7 +135,7 @@ class Feed:
         for i in range(2):
             items = tuple(f"i:{i}-{k}" for k in range(rng.choice((1, 2, 2, 3))))
             texts = tuple(f"answer {k} to question {i}" for k in range(len(items) - (rng.random() < 0.1)))
-            turn = e.Turn(role="user", content=f"question {i}?")
+            turn = facts.Turn(role="user", content=f"question {i}?")
             self.say(
                 e.AnswerGiven(
                     prompt=f"q:{i}",
@@ -143,7 +145,7 @@ class Feed:
                     version=self.versions[0],
                     seed=i,
                     rights=RIGHTS,
-                    content=e.AnswerContent(messages=(turn,), texts=texts),
+                    content=facts.AnswerContent(messages=(turn,), texts=texts),
                 ),
                 "/server",
             )

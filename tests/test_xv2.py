@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from ingest_ends import page, post, user
 
-from schemas.events import AuthorErased, EngagementObserved, PostDeleted, PostEdited, PostObserved, Rights
+from schemas.events import AuthorErased, EngagementObserved, PostDeleted, PostEdited, PostObserved
+from schemas.facts import Rights
 from streams.xv2 import Reading, read
 
 RIGHTS = Rights(index=True, train=False, show=True, policy="x-default")

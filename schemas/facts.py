@@ -1,0 +1,144 @@
+"""Facts: the values that events are made of; frozen, closed, strict, and none of them an event by itself."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Id = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x20/]+$")]
+"""A name of ours: no space, no control character, no slash (subjects join two ids with a slash)."""
+Subject = Annotated[str, Field(min_length=3, max_length=513, pattern=r"^[^\x00-\x20/]+/[^\x00-\x20/]+$")]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+EventId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+MS_MAX = 253_402_300_799_999  # the end of the year 9999
+Ms = Annotated[int, Field(ge=0, le=MS_MAX)]
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Score = Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Text = Annotated[str, Field(max_length=100_000)]
+Short = Annotated[str, Field(max_length=512)]
+SEALED_CHARS_MAX = 900_000  # so that the rest of the record has room under RECORD_BYTES_MAX
+Sealed = Annotated[str, Field(pattern=r"^v1\.[A-Za-z0-9_-]+$", max_length=SEALED_CHARS_MAX)]
+"""Content as it lies in the log: AES-GCM under the owner's key (schemas/seal.py)."""
+
+
+class Fact(BaseModel):
+    """A frozen value; strict, so that "1" is never taken for 1, and closed, so that a typing error is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Rights(Fact):
+    """What the source's policy allows, decided once, at ingest."""
+
+    index: bool
+    train: bool
+    show: bool
+    policy: Short
+
+
+class Where(Fact):
+    """The place of a record in the log."""
+
+    topic: Short
+    partition: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    offset: Count
+
+
+class AuthorFacts(Fact):
+    """What the payload said of the author when it was seen."""
+
+    created_ms: Ms | None = None
+    followers: Count | None = None
+    following: Count | None = None
+    posts: Count | None = None
+    listed: Count | None = None
+    verified: bool | None = None
+
+
+class PostContent(Fact):
+    """The words of a post and the names in it: personal, so sealed."""
+
+    text: Text
+    username: Short | None = None
+    name: Short | None = None
+    hashtags: tuple[Short, ...] = ()
+    links: tuple[Annotated[str, Field(max_length=4096)], ...] = ()
+
+
+class Turn(Fact):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+
+class AnswerContent(Fact):
+    """The words of a prompt and of what was said to it: personal to whoever asked, so sealed."""
+
+    messages: tuple[Turn, ...]
+    texts: tuple[Text, ...]
+
+
+class RefusedContent(Fact):
+    """The first bytes of what could not be used, base64, capped."""
+
+    head: Annotated[str, Field(max_length=4096)]
+
+
+class Features(Fact):
+    """What a text says of itself, counted; no words."""
+
+    chars: Count
+    words: Count
+    hashtags: Count
+    mentions: Count
+    links: Count
+    media: Count
+    caps_share: Annotated[float, Field(ge=0, le=1)]
+    distinct_share: Annotated[float, Field(ge=0, le=1)]
+    hour: Annotated[int, Field(ge=0, le=23)] | None = None
+    weekday: Annotated[int, Field(ge=0, le=6)] | None = None
+    quality: Score
+
+
+class Components(Fact):
+    """The reward as a vector, each in -1..1; None says that there was nothing to measure it by."""
+
+    human: Score | None = None
+    review: Score | None = None
+    engagement: Score | None = None
+    network: Score | None = None
+    temporal: Score | None = None
+    content: Score | None = None
+
+
+class Measured(Fact):
+    """An evaluation: plain numbers, so that whoever releases only compares."""
+
+    pairs: Count
+    accuracy: Annotated[float, Field(ge=0, le=1)]  # share of held-back pairs ranked as the reward ranks them
+    margin: Number  # mean log-ratio against the base, nats
+    safety_margin: Number  # mean over the safety list of logp(safe answer) - logp(unsafe opening), nats
+    safety_preferred: Annotated[float, Field(ge=0, le=1)]
+    neutral_nats: Number  # nats a token on fixed neutral texts
+    empty_rate: Annotated[float, Field(ge=0, le=1)]
+    repetition_rate: Annotated[float, Field(ge=0, le=1)]
+    mean_tokens: Number
+
+
+class PairRef(Fact):
+    """One pair of a batch: its id, its leaf under the root, its offset in `preferences`."""
+
+    pair: EventId
+    leaf: Hash
+    offset: Count
+
+
+class Side(Fact):
+    """One side of a pair: whose words, where they lie, what they were worth."""
+
+    subject: Subject
+    text_hash: Hash
+    where: Where
+    reward: Number
+    chars: Count
