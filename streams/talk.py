@@ -18,6 +18,7 @@ from streams.settings import Settings
 READY_S_MAX = 300.0
 RETRY_S_MAX = 120.0
 REQUEST_S_MAX = 120.0
+MANNER = "Answer briefly, in one or two sentences."
 
 
 class ServerAway(Exception):
@@ -84,7 +85,7 @@ class Talk:
         """Ask one question for n answers of at most `tokens` tokens."""
         body = {
             "model": version,
-            "messages": [{"role": "user", "content": question}],
+            "messages": [{"role": "system", "content": MANNER}, {"role": "user", "content": question}],
             "n": n,
             "max_tokens": tokens,
             "temperature": 0.0 if greedy else 1.0,
