@@ -6,14 +6,46 @@ components of the reward and weighs 0.05.
 """
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from schemas.facts import Features
+from schemas.facts import AnswerContent, Features, PostContent, Turn, Words
+from schemas.ids import text_hash
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 WORDS_FEW, WORDS_MANY = 5, 60
 CAPS_SHARE_FREE = 0.3  # names and acronyms are no shouting
 MARKS_SHARE_FREE = 0.25  # hashtags and links per word before they count against a text
+
+
+def words_of_post(post: str, content: PostContent, mentions: int, media: int, claimed_ms: int | None) -> Words:
+    """Say what is kept of a post's words where they are sealed; `claimed_ms` is UTC and may be unknown."""
+    counted = features(
+        content.text,
+        hashtags=len(content.hashtags),
+        mentions=mentions,
+        links=len(content.links),
+        media=media,
+        at_ms=claimed_ms,
+    )
+    return Words(text_hash=text_hash(post, content.text), features=counted)
+
+
+def words_of_answer(prompt: str, items: Sequence[str], content: AnswerContent) -> tuple[str, tuple[Words, ...]]:
+    """Say the same of a prompt (its hash) and of each text that answered it."""
+    words = tuple(
+        Words(
+            text_hash=text_hash(item, text),
+            features=features(text, hashtags=0, mentions=0, links=0, media=0, at_ms=None),
+        )
+        for item, text in zip(items, content.texts, strict=True)
+    )
+    return text_hash(prompt, prompt_text(content.messages)), words
+
+
+def prompt_text(messages: Sequence[Turn]) -> str:
+    """Flatten a conversation to the one string that its hash is made of; lengths tell where each turn ends."""
+    return "\n".join(f"{turn.role}\0{len(turn.content)}\0{turn.content}" for turn in messages)
 
 
 def features(text: str, *, hashtags: int, mentions: int, links: int, media: int, at_ms: int | None) -> Features:

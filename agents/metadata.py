@@ -10,7 +10,6 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from agents.content import features
 from schemas.envelope import Out, Record
 from schemas.events import (
     AuthorErased,
@@ -27,8 +26,8 @@ from schemas.events import (
     SubjectNoted,
     SubjectWithdrawn,
 )
-from schemas.facts import PostContent, Where
-from schemas.ids import subject_id, text_hash
+from schemas.facts import Where
+from schemas.ids import subject_id
 
 V = TypeVar("V")
 
@@ -89,18 +88,13 @@ def _post(record: Record, post: PostObserved, state: State) -> list[Event]:
     if post.claimed_ms is not None and post.claimed_ms > record.time_ms + FUTURE_MS_MAX:
         return [_refused(record, post, "future-dated", f"claims {post.claimed_ms}, arrived {record.time_ms}")]
     said: list[Event] = list(_interactions(post))
-    if post.reposted is not None:
+    if post.reposted is not None or post.words is None:
         return said
     prompt = post.parent or post.post
     first_seen = post.post not in state.posts
-    # Words that cannot be opened any more are those of an author whose key is gone while this is read again: what
-    # follows from the erasure must be the same as the first time, so the post is known all the same.
     _remember(state.posts, post.post, Known(post.owner, prompt), POSTS_MAX)
-    if not isinstance(post.content, PostContent):
-        return said
     where = Where(topic=record.topic, partition=record.partition, offset=record.offset)
-    words = text_hash(post.post, post.content.text)
-    said.append(PromptNoted(prompt=post.post, text_hash=words, where=where, rights=post.rights))
+    said.append(PromptNoted(prompt=post.post, text_hash=post.words.text_hash, where=where, rights=post.rights))
     said.append(
         SubjectNoted(
             prompt=prompt,
@@ -108,17 +102,10 @@ def _post(record: Record, post: PostObserved, state: State) -> list[Event]:
             kind="reply" if post.parent else "root",
             owner=post.owner,
             source=post.source,
-            text_hash=words,
+            text_hash=post.words.text_hash,
             where=where,
             rights=post.rights,
-            features=features(
-                post.content.text,
-                hashtags=len(post.content.hashtags),
-                mentions=len(post.mentions),
-                links=len(post.content.links),
-                media=post.media,
-                at_ms=post.claimed_ms,
-            ),
+            features=post.words.features,
             temporal=_rhythm(post, state) if first_seen else _score(state.authors.get(post.owner)),
         )
     )

@@ -95,6 +95,8 @@ def _trained(event: ModelTrained, state: State) -> Iterable[Event]:
     if event.adapter is None:
         return _release(event.version, state, ("the base",)) if not state.stack else []
     found = faults(event.measured, event.baseline)
+    if not state.stack:
+        found.append("no base was announced before it, so there would be nothing to go back to")
     if found:
         return [ModelRefused(version=event.version, reasons=tuple(found))]
     pairs = event.measured.pairs if event.measured else 0

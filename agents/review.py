@@ -1,74 +1,58 @@
-"""Review: what the server said -> subjects to be judged, with a judge's opinion where there is a judge.
+"""Review: what the server said -> subjects to be judged.
 
-The judge is a function handed in (a model in its own process); without one the opinion is None, and the reward
-vector says that it was missing.
+Named for the AI review: a judge model in a process of its own, which may read the words. There is none yet, so every
+subject leaves here without an opinion and the reward vector says that it was missing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from agents.content import features
 from schemas.envelope import Out, Record
 from schemas.events import AnswerGiven, Event, PromptNoted, RecordRefused, SubjectNoted
-from schemas.facts import AnswerContent, Turn, Where
-from schemas.ids import digest, subject_id, text_hash
+from schemas.facts import Where
+from schemas.ids import digest, subject_id
 
 State = dict[str, bool]  # always empty
-Judge = Callable[[tuple[Turn, ...], str], float]
-"""(messages, answer) -> -1..1; must always say the same of the same."""
 
 
-def step(chunk: Sequence[Record], state: State, judge: Judge | None = None) -> tuple[list[Out], State]:
+def step(chunk: Sequence[Record], state: State) -> tuple[list[Out], State]:
     """Fold a chunk of `answers`."""
     outs: list[Out] = []
     for record in chunk:
-        event = record.event
-        if isinstance(event, AnswerGiven) and isinstance(event.content, AnswerContent):
-            if len(event.items) != len(event.content.texts):
-                outs.append(Out(record, _refused(record, event, len(event.content.texts))))
-                continue
-            outs.extend(Out(record, one) for one in _answer(record, event, event.content, judge))
+        if isinstance(record.event, AnswerGiven):
+            outs.extend(Out(record, one) for one in _answer(record, record.event))
     return outs, state
 
 
-def prompt_text(messages: tuple[Turn, ...]) -> str:
-    """Flatten a conversation to the one string that its hash is made of; lengths tell where each turn ends."""
-    return "\n".join(f"{turn.role}\0{len(turn.content)}\0{turn.content}" for turn in messages)
-
-
-def _answer(record: Record, given: AnswerGiven, content: AnswerContent, judge: Judge | None) -> list[Event]:
+def _answer(record: Record, given: AnswerGiven) -> list[Event]:
+    if len(given.items) != len(given.words):
+        return [_refused(record, given)]
     where = Where(topic=record.topic, partition=record.partition, offset=record.offset)
-    said: list[Event] = [
-        PromptNoted(
+    subjects = [
+        SubjectNoted(
             prompt=given.prompt,
-            text_hash=text_hash(given.prompt, prompt_text(content.messages)),
+            subject=subject_id(given.prompt, item),
+            kind="answer",
+            owner=given.owner,
+            source="server",
+            version=given.version,
+            text_hash=words.text_hash,
             where=where,
             rights=given.rights,
+            features=words.features,
         )
+        for item, words in zip(given.items, given.words, strict=True)
     ]
-    for item, text in zip(given.items, content.texts, strict=True):
-        said.append(
-            SubjectNoted(
-                prompt=given.prompt,
-                subject=subject_id(given.prompt, item),
-                kind="answer",
-                owner=given.owner,
-                source="server",
-                version=given.version,
-                text_hash=text_hash(item, text),
-                where=where,
-                rights=given.rights,
-                features=features(text, hashtags=0, mentions=0, links=0, media=0, at_ms=None),
-                review=judge(content.messages, text) if judge else None,
-            )
-        )
-    return said
+    return [
+        PromptNoted(prompt=given.prompt, text_hash=given.prompt_hash, where=where, rights=given.rights),
+        *subjects,
+    ]
 
 
-def _refused(record: Record, given: AnswerGiven, texts: int) -> RecordRefused:
+def _refused(record: Record, given: AnswerGiven) -> RecordRefused:
     return RecordRefused(
         owner=given.owner,
         reason="bad-answer",
-        detail=f"{len(given.items)} items but {texts} texts",
+        detail=f"{len(given.items)} items but words of {len(given.words)}",
         stage="review",
         place=f"{record.topic}/{record.partition}/{record.offset}",
         size=0,

@@ -76,6 +76,7 @@ class Prompt(msgspec.Struct, array_like=True):
     subjects: dict[str, Noted] = msgspec.field(default_factory=dict)
     early: dict[str, tuple[int, int, int, int, int | None]] = msgspec.field(default_factory=dict)
     judgements: dict[str, Judgement] = msgspec.field(default_factory=dict)
+    retracted: dict[str, bool] = msgspec.field(default_factory=dict)  # a retraction may come before its judgement
 
 
 class State(msgspec.Struct):
@@ -115,6 +116,8 @@ def _on(record: Record, event: Event, state: State, ages_ms: tuple[int, ...]) ->
         return _judge(record, event, state)
     elif isinstance(event, FeedbackWithdrawn):
         prompt = _prompt(state, event.prompt)
+        if len(prompt.retracted) < JUDGEMENTS_MAX:
+            prompt.retracted[f"{event.rater} {event.feedback}"] = True
         for slot, judgement in list(prompt.judgements.items()):
             if judgement.feedback == event.feedback and judgement.rater == event.rater:
                 del prompt.judgements[slot]
@@ -161,7 +164,11 @@ def _note(time_ms: int, event: SubjectNoted, state: State, ages_ms: tuple[int, .
 def _judge(record: Record, event: FeedbackNoted, state: State) -> Iterable[Event]:
     if event.subject in state.closed:
         return [_refused(record, event, "too-late", "the subject had reached its last age")]
+    if event.subject in state.gone:
+        return [_refused(record, event, "subject-withdrawn", "the words of the subject were deleted or erased")]
     prompt = _prompt(state, event.prompt)
+    if f"{event.rater} {event.feedback}" in prompt.retracted:
+        return ()
     slot = f"{event.rater} {event.kind} {event.subject} {event.other or ''}"
     if event.kind == "choice" and event.other is not None:  # one slot for the two, whichever was preferred
         slot = f"{event.rater} choice {' '.join(sorted((event.subject, event.other)))}"
@@ -200,6 +207,13 @@ def _withdraw(event: SubjectWithdrawn, state: State) -> Iterable[Event]:
 
 def _close(now_ms: int, state: State, ages_ms: tuple[int, ...]) -> Iterable[Event]:
     """Close all that is due, in the order of subjects, so that the order of arrival within an age does not matter."""
+    said: list[RewardClosed] = []
+    while state.due and state.due[0][0] <= now_ms:  # again after each age: a late tick may close several
+        said += _close_age(now_ms, state, ages_ms)
+    return said
+
+
+def _close_age(now_ms: int, state: State, ages_ms: tuple[int, ...]) -> list[RewardClosed]:
     due = []
     while state.due and state.due[0][0] <= now_ms:
         due.append(heapq.heappop(state.due))
@@ -230,6 +244,7 @@ def _forget(state: State, event: RewardClosed) -> None:
     prompt.subjects.pop(event.subject, None)
     if not prompt.subjects:
         prompt.judgements.clear()
+        prompt.retracted.clear()
         prompt.early.clear()
 
 

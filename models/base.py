@@ -13,7 +13,6 @@ Any other spec is a local folder or a hub id. Its weights must be safetensors: a
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -177,9 +176,3 @@ def load_model(base: Base):
         base.path, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
     )
     return model.eval()
-
-
-def remove_damaged(base: Base) -> None:
-    """Take away a converted folder that failed verification, so that the next `prepare_base` makes it anew."""
-    with locked(base.path.parent / ".lock"):
-        shutil.rmtree(base.path)

@@ -48,9 +48,9 @@ from models.merge import base_weights
 from models.rows import Row, dataset_sha256, in_order
 from models.score import answer_logprobs
 
-PROMPT_TOKENS_MAX = 512  # with the answer: the memory of one pass, about 2 GB on SmolLM2
+PROMPT_TOKENS_MAX = 512  # with the longest answers one pass of SmolLM2 peaks at about 5 GB
 ANSWER_TOKENS_MAX = 256
-ROWS_MAX = 4096  # half an hour on two cores; a batch is small on purpose
+ROWS_MAX = 4096  # over an hour on two cores; a batch is small on purpose
 
 OnStep = Callable[[int, int, float], None]  # step, steps, loss
 StepHook = Callable[[str, int], None]  # "before_step" or "in_step" (gradients made, weights not changed), step

@@ -32,6 +32,7 @@ from schemas.facts import (
     Side,
     Subject,
     Where,
+    Words,
 )
 
 
@@ -60,6 +61,7 @@ class PostObserved(Event):
     author: AuthorFacts | None = None
     raw_sha256: Hash
     rights: Rights
+    words: Words | None = None  # None for a repost, whose words are another's
     content: PostContent | Sealed | None = None
 
 
@@ -132,6 +134,8 @@ class AnswerGiven(Event):
     seed: Count
     context: tuple[Id, ...] = ()
     rights: Rights
+    prompt_hash: Hash
+    words: tuple[Words, ...]  # one an item
     content: AnswerContent | Sealed | None = None
 
 

@@ -142,3 +142,10 @@ class Side(Fact):
     where: Where
     reward: Number
     chars: Count
+
+
+class Words(Fact):
+    """What is known of a text without the text: its hash and its counts. Made at the edge, where the words come in."""
+
+    text_hash: Hash
+    features: Features

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
+from agents.content import words_of_answer
 from schemas.events import AnswerGiven
 from schemas.facts import AnswerContent
 from schemas.ids import digest
@@ -102,15 +103,20 @@ class Answering:
 
     async def record(self, ask: Ask, known: Known, texts: tuple[str, ...]) -> None:
         """Write what was said. Problem 503 if the log does not have it in time."""
+        content = AnswerContent(messages=ask.turns, texts=texts)
+        items = ask.items(known.version)
+        prompt_hash, words = words_of_answer(ask.prompt, items, content)
         event = AnswerGiven(
             prompt=ask.prompt,
             owner=ask.owner,
-            items=ask.items(known.version),
+            items=items,
             release=known.release,
             version=known.version,
             seed=ask.seed,
             rights=self.rights,
-            content=AnswerContent(messages=ask.turns, texts=texts),
+            prompt_hash=prompt_hash,
+            words=words,
+            content=content,
         )
         await self.recorder.record(event, event_name(ask, known))
 

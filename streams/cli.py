@@ -34,8 +34,8 @@ def main_options(
     if data is not None:
         os.environ["XINFLUENCER_DATA"] = str(data)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # Torch's threads spin while they wait; beside a broker on two cores that cost a factor of 3 to 30 (docs/LOG.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Torch's threads spin while they wait, which is ruinous beside a broker on two cores (docs/LOG.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def _settings() -> "Settings":

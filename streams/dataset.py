@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from agents.batching import pair_leaf
-from agents.review import prompt_text
+from agents.content import prompt_text
 from models.rows import Row
 from schemas import envelope, merkle, seal
+from schemas.envelope import Refused
 from schemas.events import AnswerGiven, BatchClosed, PairFormed, PairWithdrawn
 from schemas.facts import AnswerContent, PostContent, Side, Where
 from schemas.ids import text_hash
@@ -114,8 +115,11 @@ class _Words:
     def _content(self, where: Where) -> tuple[object, object]:
         raw = self._records[where.topic, where.partition, where.offset]
         record = envelope.decode(where.topic, where.partition, where.offset, 0, raw.headers, raw.value)  # type: ignore[attr-defined]
-        event = seal.unseal(record.event, record.id, self._keys)
-        return event, getattr(event, "content", None)
+        try:
+            event = seal.unseal(record.event, record.id, self._keys)
+        except Refused:
+            return record.event, None  # altered, or sealed under another key: nothing that can be trained on
+        return event, event.content  # type: ignore[attr-defined]
 
     def _prompt(self, name: str, where: Where, expected: str) -> list[dict[str, str]] | None:
         _, content = self._content(where)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from agents import intake
+from agents.content import words_of_answer
 from schemas.envelope import Record
 from schemas.events import AnswerGiven, Event, FeedbackGiven, FeedbackRetracted, RecordRefused
 from schemas.facts import AnswerContent, Id, Rights, Subject
@@ -86,15 +87,20 @@ def _words(request: FeedbackRequest, rater: str, rights: Rights) -> AnswerGiven:
     turns = tuple(said.turn() for said in request.messages or ())
     if prompt_id(turns) != prompt:
         raise _bad("messages", "a correction's text needs the messages that were asked, unchanged")
+    content = AnswerContent(messages=turns, texts=(request.text,))
+    items = ("a:" + digest("correction", request.subject, rater, request.text),)
+    prompt_hash, words = words_of_answer(prompt, items, content)
     return AnswerGiven(
         prompt=prompt,
         owner=rater,
-        items=("a:" + digest("correction", request.subject, rater, request.text),),
+        items=items,
         release=0,
         version=BY_A_PERSON,
         seed=0,
         rights=rights,
-        content=AnswerContent(messages=turns, texts=(request.text,)),
+        prompt_hash=prompt_hash,
+        words=words,
+        content=content,
     )
 
 

@@ -28,22 +28,27 @@ class Sender:
         self._settings = settings
         self._kafka = kafka
         self._producer: AIOKafkaProducer | None = None
+        self._starting = asyncio.Lock()
 
     async def start(self) -> AIOKafkaProducer:
         """Connect (KafkaError if there is no broker), once."""
-        if self._producer is None:
-            producer = AIOKafkaProducer(
-                **self._kafka.client_kwargs(),
-                acks="all",
-                enable_idempotence=True,
-                linger_ms=0,
-                max_batch_size=BATCH_BYTES_MAX,
-                max_request_size=REQUEST_BYTES_MAX,
-                request_timeout_ms=15_000,
-            )
-            await producer.start()
-            self._producer = producer
-        return self._producer
+        async with self._starting:
+            if self._producer is None:
+                self._producer = await self._connected()
+            return self._producer
+
+    async def _connected(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            **self._kafka.client_kwargs(),
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=0,
+            max_batch_size=BATCH_BYTES_MAX,
+            max_request_size=REQUEST_BYTES_MAX,
+            request_timeout_ms=15_000,
+        )
+        await producer.start()
+        return producer
 
     async def stop(self) -> None:
         """Disconnect."""

@@ -151,6 +151,7 @@ class SnapshotFolder:
 def _write_atomic(path: Path, data: bytes, fsync: bool, keep: Path | None = None) -> None:
     """Write through a temporary name; with `keep`, what stood here before stays under that name."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    older = path.with_name(f"{path.name}.{os.getpid()}.older.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -158,10 +159,15 @@ def _write_atomic(path: Path, data: bytes, fsync: bool, keep: Path | None = None
             if fsync:
                 os.fsync(file.fileno())
         if keep is not None and path.exists():
-            os.replace(path, keep)
+            # By a second name, and only after the new one stands: a kill in between never leaves a rotten file alone.
+            older.unlink(missing_ok=True)
+            os.link(path, older)
         os.replace(temporary, path)
+        if keep is not None and older.exists():
+            os.replace(older, keep)
     except OSError:
         temporary.unlink(missing_ok=True)
+        older.unlink(missing_ok=True)
         raise
     if fsync:
         directory = os.open(path.parent, os.O_RDONLY)

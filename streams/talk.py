@@ -58,7 +58,7 @@ class Talk:
                 if found.status_code < 400:
                     return found.json()
                 last = f"{found.status_code}: {found.text[:200]}"
-                if found.status_code in (400, 401, 404, 413, 422):
+                if found.status_code in (400, 401, 403, 404, 409, 410, 413, 422):
                     raise ServerAway(f"the server refuses {path}: {last}")
             except (httpx.HTTPError, OSError, ValueError) as error:
                 last = repr(error)

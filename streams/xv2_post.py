@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
+from agents.content import words_of_post
 from schemas.envelope import Refused
 from schemas.events import EngagementObserved, PostEdited, PostObserved
 from schemas.facts import AuthorFacts, PostContent, Rights
@@ -94,13 +95,15 @@ def post_events(
     author, username, name = author_of(raw["author_id"])
     mentions, content = _content(raw, names, username, name)
     reposted = refs.get("retweeted")
+    claimed_ms = _time_ms(raw)
+    media = len(items(part(raw, "attachments"), "media_keys"))
     kind = PostObserved if revision == 1 else PostEdited
     observed = kind(
         post=post,
         owner=owner,
         source=names.source,
         revision=revision,
-        claimed_ms=_time_ms(raw),
+        claimed_ms=claimed_ms,
         lang=raw.get("lang"),
         parent=refs.get("replied_to"),
         quoted=refs.get("quoted"),
@@ -108,11 +111,12 @@ def post_events(
         conversation=names.post(raw, "conversation_id") if raw.get("conversation_id") else None,
         reply_to=names.author(raw, "in_reply_to_user_id") if raw.get("in_reply_to_user_id") else None,
         mentions=mentions,
-        media=len(items(part(raw, "attachments"), "media_keys")),
+        media=media,
         author=author,
         raw_sha256=digest,
         rights=rights,
         # A repost's words are another's: kept here they would outlive their author's deletion.
+        words=None if reposted else words_of_post(post, content, len(mentions), media, claimed_ms),
         content=None if reposted else content,
     )
     counts = _counts(part(raw, "public_metrics"))

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 
+from agents.content import words_of_answer, words_of_post
 from schemas import events as e
 from schemas import facts
 from schemas.seal import Keys
@@ -45,10 +46,24 @@ def feed(seed: int, posts: int, width: int, keys: Keys, start_ms: int, doubled: 
                 yield record
 
 
+def worded(event: e.Event) -> e.Event:
+    """Give a post or an answer what the edge would have counted of its words."""
+    if isinstance(event, e.PostObserved) and isinstance(event.content, facts.PostContent):
+        words = words_of_post(event.post, event.content, len(event.mentions), event.media, event.claimed_ms)
+        return event.model_copy(update={"words": words})
+    if isinstance(event, e.AnswerGiven) and isinstance(event.content, facts.AnswerContent):
+        items = event.items[: len(event.content.texts)]
+        texts = event.content.model_copy(update={"texts": event.content.texts[: len(items)]})
+        prompt_hash, said = words_of_answer(event.prompt, items, texts)
+        return event.model_copy(update={"prompt_hash": prompt_hash, "words": said})
+    return event
+
+
 def _post(post: str, owner: str, parent: str | None, now: int, rng: random.Random) -> e.PostObserved:
     words = " ".join(
         rng.choice(("river", "stone", "light", "market", "train", "garden")) for _ in range(rng.randrange(3, 20))
     )
+    content = facts.PostContent(text=f"{words} {post}")
     return e.PostObserved(
         post=post,
         owner=owner,
@@ -57,7 +72,8 @@ def _post(post: str, owner: str, parent: str | None, now: int, rng: random.Rando
         parent=parent,
         raw_sha256=ZERO,
         rights=RIGHTS,
-        content=facts.PostContent(text=f"{words} {post}"),
+        words=words_of_post(post, content, 0, 0, None),
+        content=content,
     )
 
 

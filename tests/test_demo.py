@@ -132,9 +132,7 @@ def test_what_the_demo_left_replays_to_the_same_bytes_and_verifies(in_peace: tup
         "XINFLUENCER_BATCH_PAIRS_MAX": "4096",
     }
     report = run(data, "verify", **tuned)
-    # The account that the simulator erases took its words with it, so what was made of them cannot be made again.
-    faults = [line for line in report.splitlines() if "FAULT" in line]
-    assert all("'signals'" in line or "'interactions'" in line or "'rewards'" in line for line in faults), report
+    assert "  0 faults" in report
     assert result(said)["root"]
 
 

@@ -27,6 +27,7 @@ from streams.fold import Fold
 from streams.memory import Engine, Logged
 from streams.records import content_id, outside, tick
 from streams.topology import OUTSIDE, Tuning, cycle, edges, stages
+from tests.feeds import worded
 
 RIGHTS = facts.Rights(index=True, train=True, show=True, policy="test")
 VERSION = "a" * 64
@@ -46,6 +47,8 @@ ANSWER = e.AnswerGiven(
     version=VERSION,
     seed=1,
     rights=RIGHTS,
+    prompt_hash="0" * 64,
+    words=(),
     content=facts.AnswerContent(messages=(facts.Turn(role="user", content="why?"),), texts=("because",)),
 )
 QUICK = settings(
@@ -470,7 +473,7 @@ def said_with_canaries(open_words: bool = False) -> tuple[Engine, list[str]]:
         content = facts.AnswerContent(messages=(turn,), texts=texts)
         said.append(ANSWER.model_copy(update={"items": ("i:1", "i:2"), "content": content, "seed": len(texts)}))
     said.append(e.FeedbackGiven(feedback="f", subject="q:1/i:1", rater="r", kind="choice", other="q:1/i:2"))
-    engine.append([outside(event, "/sources/x", t0, 2, keys) for event in said])
+    engine.append([outside(worded(event), "/sources/x", t0, 2, keys) for event in said])
     for place in engine.log.values():
         place += [Logged(len(place) + i, t0, None, one.value[:-2], one.headers) for i, one in enumerate(place[:2])]
     if open_words:
