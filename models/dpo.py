@@ -4,9 +4,7 @@ Direct Preference Optimisation (Rafailov et al., arXiv:2305.18290) on LoRA matri
 by TRL's DPOTrainer (https://huggingface.co/docs/trl/dpo_trainer). Five choices differ from TRL's defaults:
 
 - The ids are ours (`models.chat`), since TRL renders a conversation as one string and so lets text end its own turn.
-- The reference is always the base, also when training goes on from a parent. Given a PeftModel, TRL would refer to a
-  copy of the parent, and a hundred small steps could then walk anywhere; so TRL makes a fresh adapter and the parent's
-  weights are put into it. The reference's log-probabilities do not change, so they are computed once.
+- Training always begins at the base, which is also the reference: its log-probabilities are computed once.
 - The loss is written out in four lines (`compute_loss`; TRL's own is the test's oracle), because TRL has no weights for
   pairs: ours multiplies a pair's loss, so weight 2 counts as much as the pair twice in one step. A pass holds one pair,
   without padding.
@@ -32,8 +30,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, TaskType, set_peft_model_state_dict
-from safetensors.torch import load_file
+from peft import LoraConfig, TaskType
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from transformers import PrinterCallback, TrainerCallback, set_seed
@@ -58,7 +55,7 @@ StepHook = Callable[[str, int], None]  # "before_step" or "in_step" (gradients m
 
 @dataclass(frozen=True)
 class DpoSettings:
-    """What, with the base, the parent and the rows, decides every bit of the adapter.
+    """What, with the base and the rows, decides every bit of the adapter.
 
     The defaults come from a trial on SmolLM2: 39 pairs of a short answer preferred to a long one of the model's own, 16
     held back, seed 0. Ten steps at 1e-4 took the held-back accuracy from 0.5 to 1.0 and the mean answer from 48 tokens
@@ -87,7 +84,6 @@ class Trained:
     steps: int
     dataset_sha256: str
     base_sha256: str
-    parent: str | None
     rows: int
     skipped: tuple[str, ...]  # ids of rows whose prompt is over the limit
     settings: DpoSettings
@@ -104,7 +100,6 @@ def no_hook(point: str, step: int) -> None:
 def train(
     base: Base,
     rows: Sequence[Row],
-    parent: Path | None,
     settings: DpoSettings,
     out_store: Path,
     on_step: OnStep = no_step,
@@ -113,10 +108,10 @@ def train(
     step_hook: StepHook = no_hook,
     crash_point: Callable[[str], None] = no_crash,
 ) -> Trained:
-    """Train on `rows` from the base, or on from `parent` (a verified folder), and publish into `out_store`.
+    """Train on `rows` from the base and publish into `out_store`.
 
-    `provenance` goes into the card beside base, parent, dataset, settings and versions. Raises ValueError when no row
-    can be used or the parent has another shape, AdapterRefused when the training diverged.
+    `provenance` goes into the card beside base, dataset, settings and versions. Raises ValueError when no row can be
+    used, AdapterRefused when the training diverged.
     """
     _fix_the_machine(settings)
     rows = in_order(rows)
@@ -146,8 +141,6 @@ def train(
             callbacks=[_Listener(steps, losses, on_step, step_hook)],
         )
         trainer.remove_callback(PrinterCallback)
-        if parent:
-            _continue_from(trainer.model, parent, base)
         trainer.train()
     if len(losses) != steps:
         raise RuntimeError(f"{len(losses)} steps were run, not {steps}")
@@ -155,7 +148,6 @@ def train(
     card = {
         **(provenance or {}),
         "base_model": base.id,
-        "parent": parent.name if parent else None,
         "dataset_sha256": digest,
         "rows": len(used),
         "settings": dataclasses.asdict(settings),
@@ -171,7 +163,6 @@ def train(
         steps=steps,
         dataset_sha256=digest,
         base_sha256=base.sha256,
-        parent=parent.name if parent else None,
         rows=len(used),
         skipped=tuple(pair["id"] for pair in encoded if len(pair["prompt_ids"]) > PROMPT_TOKENS_MAX),
         settings=settings,
@@ -282,17 +273,3 @@ class _Listener(TrainerCallback):
 def _shuffled(ids: Sequence[str], seed: int, epoch: int) -> list[int]:
     """Places of `ids` in an order that depends on nothing but seed, epoch and the ids themselves."""
     return sorted(range(len(ids)), key=lambda i: hashlib.sha256(f"{seed}/{epoch}/{ids[i]}".encode()).digest())
-
-
-def _continue_from(model: nn.Module, parent: Path, base: Base) -> None:
-    """Put the parent's weights into the fresh adapter. Raises ValueError unless base and shape are the same."""
-    config, own = adapters.read_config(parent), model.peft_config["default"]
-    if str(config["base_model_name_or_path"]).rpartition("@")[2] != base.sha256:
-        raise ValueError("the parent was trained on another base")
-    if (config["r"], config["lora_alpha"]) != (own.r, own.lora_alpha):
-        raise ValueError(f"the parent has rank {config['r']} and alpha {config['lora_alpha']}, the settings another")
-    tensors = load_file(parent / adapters.WEIGHTS)
-    own_size = sum(1 for name, _ in model.named_parameters() if ".lora_" in name)
-    result = set_peft_model_state_dict(model, tensors)
-    if result.unexpected_keys or len(tensors) != own_size:
-        raise ValueError("the parent adapts other modules")

@@ -138,7 +138,6 @@ class Trainer:
             train,
             self.base,
             rows,
-            None,
             settings,
             store,
             stepped,

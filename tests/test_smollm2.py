@@ -74,7 +74,7 @@ def test_a_dozen_preferences_for_short_answers_are_learned_and_the_language_is_k
         prompt = [{"role": "user", "content": question}]
         (long,) = generator.generate(prompt, None, max_tokens=48, seed=n)
         rows.append(Row(f"row-{n:02}", prompt, chosen=answer, rejected=long.text))
-    trained = train(base, rows[:12], None, DpoSettings(threads=1, batch=2), tmp_path)
+    trained = train(base, rows[:12], DpoSettings(threads=1, batch=2), tmp_path)
     measured = evaluate(base, trained.path, rows[12:], EvaluationSettings(threads=1, samples=1, greedy_tokens=8))
     assert measured.accuracy >= 0.75
     assert measured.margin > 1
