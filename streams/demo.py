@@ -40,6 +40,7 @@ from streams.vault import Vault
 CANDIDATES_A_PROMPT = 3
 ANSWER_TOKENS = 48
 SHOWN = 4
+SIMULATED_POSTS = 150  # enough for a dozen pairs among siblings; training on two cores is what takes the time
 VERDICT_S_MAX = 900.0
 AGE_MS = 1_000  # of rewards and batches; real deployments wait minutes and hours, this one has minutes in all
 RETRY_S_MAX = 90.0
@@ -156,7 +157,7 @@ class Demo:
                     )
             from streams.simulator import Simulator
 
-            events = Simulator(self.seed).events()
+            events = Simulator(self.seed, authors=40, posts=SIMULATED_POSTS).events()
             return await ingest_values(events, "simulator", self.settings, self.sender, self.vault, policy, _now_ms)
 
         self.screen.head(f"posts in, from {self.feed or 'the simulator'}")
