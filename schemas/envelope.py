@@ -6,7 +6,6 @@ type or version, a body that does not fit, or sealed words under another id is a
 we do not know are counted and left out.
 """
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
@@ -58,8 +57,7 @@ class Origin(NamedTuple):
             raise Refused("bad-origin", f"ce_origin is {text!r}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One event as read from the log: where it stood, when it was written, who caused it."""
 
     topic: str

@@ -8,6 +8,7 @@ nothing of what follows from the log. What cannot be used leaves as a RecordRefu
 
 import base64
 import hashlib
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -70,7 +71,7 @@ class Memory(msgspec.Struct):
     next: int = 0  # the offset that it will read next
     last: str = ""  # digest of the last record applied, so that a log that lost its tail is noticed
     applied: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
-    seen: dict[int, int] = msgspec.field(default_factory=dict)  # 64-bit hash of id -> of payload
+    seen: dict[int, int] = msgspec.field(default_factory=dict)  # 64-bit hash of id -> CRC-32 of payload
     unknown_fields: int = 0
     ignored: int = 0  # duplicates absorbed
 
@@ -144,7 +145,7 @@ class Fold:
                 return True
             self.memory.applied[source] = mark
             return False
-        name, payload = short_hash(record.id.encode()), short_hash(value)
+        name, payload = short_hash(record.id.encode()), zlib.crc32(value)
         before = self.memory.seen.get(name)
         if before is None:
             self.memory.seen[name] = payload
@@ -175,6 +176,7 @@ class Fold:
         sent: list[Sent] = []
         ordinal, cause = 0, -1
         stage = self.stage
+        source = f"/stages/{stage.name}"
         for offset, name, event in caused:
             ordinal = ordinal + 1 if offset == cause else 0
             cause = offset
@@ -192,7 +194,7 @@ class Fold:
                     partition,
                     key.encode() if key is not None else None,
                     envelope.body(seal.seal(event, event_id, self.keys)),
-                    envelope.headers(event, event_id, f"/stages/{stage.name}", time_ms, origin),
+                    envelope.headers(event, event_id, source, time_ms, origin),
                     time_ms,
                     event,
                 )

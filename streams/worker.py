@@ -1,6 +1,7 @@
 """Worker: the process that runs agents; Faust around the shell around the folds."""
 
 import asyncio
+import gc
 import hashlib
 import logging
 import sys
@@ -122,6 +123,9 @@ def run_worker(settings: Settings, names: Sequence[str] = (), instance: str = "0
         return {topic: f"{cluster}/{topic}/{topic_id}" for topic, topic_id in ids.items()}
 
     logs = asyncio.run(prepare())
+    # A chunk makes tens of thousands of objects that die with it and hardly a cycle: look for cycles less often.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     app = make_app(settings, kafka, table, logs, instance, run, crash.from_env())
