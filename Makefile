@@ -58,7 +58,7 @@ lint: .venv/built ## style, types and the direction of imports
 	@$(BIN)/lint-imports
 
 test: lint ## lint, then every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: .venv/built ## measure against a peer (NAME=hop; without NAME, list the benchmarks)
 	@$(BIN)/python -m bench $(NAME)

@@ -31,7 +31,7 @@ from streams.sender import Sender
 from streams.settings import Settings
 from streams.settle import settled
 from streams.show import Screen, spark
-from streams.supervisor import Deployment, deployment, ticks
+from streams.supervisor import Deployment, PortTaken, deployment, require_port, ticks
 from streams.talk import Talk
 from streams.topics import specs
 from streams.up import start_all
@@ -66,21 +66,17 @@ def run_demo(settings: Settings, feed: Path | None, seed: int, prompts: int) -> 
         "batch_pairs_min": 4,
         "batch_pairs_max": 4096,
         "seed": seed,
-        "port": settings.port if _free(settings.port) else 0,
+        "port": settings.port if _free(settings) else 0,
     }
     asyncio.run(Demo(settings.model_copy(update=own), feed, seed, prompts).run())
 
 
-def _free(port: int) -> bool:
-    import socket
-
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+def _free(settings: Settings) -> bool:
+    try:
+        require_port(settings)
+    except PortTaken:
+        return False
+    return True
 
 
 class Demo:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,6 +35,10 @@ HEALTHY_S = 20.0  # after this long alive, the next back-off starts from the beg
 STOP_S_MAX = 10.0
 STILL_S_MAX = 45.0  # records wait and none is applied for so long: end it
 SILENT_S_MAX = 30.0  # no status for so long: end it
+
+
+class PortTaken(Exception):
+    """Something else listens where the server would."""
 
 
 class CannotRun(Exception):
@@ -288,6 +293,19 @@ class Deployment:
                 moved = time.monotonic()
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+def require_port(settings: Settings) -> None:
+    """Raise PortTaken, before anything starts, if the server could not listen; port 0 always can."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise PortTaken(
+                f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}): stop what listens there, "
+                "or set XINFLUENCER_PORT to another port (0 picks a free one)"
+            ) from None
 
 
 def ticks(settings: Settings, at_ms: int) -> list[records.Sent]:

@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import os
+import sys
 import time
 from dataclasses import asdict, astuple
 from importlib.metadata import version as package_version
@@ -32,6 +33,7 @@ from streams.kafka import KafkaSettings, committed_offsets, ensure_topics
 from streams.reader import Reader, reader
 from streams.records import outside
 from streams.settings import Settings
+from streams.shell import EXIT_REFUSED
 from streams.topics import specs
 from streams.vault import Vault
 
@@ -259,6 +261,11 @@ def _code() -> str:
 
 
 def run_trainer(settings: Settings) -> None:
-    """Run until ended; Fenced if another trainer took over."""
+    """Run until ended; exits with EXIT_REFUSED if another trainer took over."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    asyncio.run(Trainer(settings, settings.kafka(), crash.from_env()).run())
+    try:
+        asyncio.run(Trainer(settings, settings.kafka(), crash.from_env()).run())
+    except Fenced as fenced:
+        # Starting again would fence the other one in turn, for ever: a person must say which of the two is to stay.
+        log.critical("stopping: %s", fenced)
+        sys.exit(EXIT_REFUSED)

@@ -9,11 +9,12 @@ from typing import Any
 from streams import places
 from streams.settings import Settings
 from streams.show import Screen
-from streams.supervisor import Deployment, deployment
+from streams.supervisor import Deployment, deployment, require_port
 
 
 def run_up(settings: Settings) -> None:
     """Run until SIGINT or SIGTERM; CannotRun or FolderInUse says why it cannot."""
+    require_port(settings)
     asyncio.run(_up(settings, Screen()))
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,25 @@ def test_what_cannot_be_done_is_one_sentence_and_leaves_nothing(
     assert sentence in found.stderr
     assert "Traceback" not in found.stderr
     assert not (ROOT / "x.jsonl").exists()
+
+
+def test_up_on_a_port_that_is_taken_says_so_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        found = run("up", data=tmp_path / "data", XINFLUENCER_PORT=str(other.getsockname()[1]))
+    assert found.returncode == 1
+    assert "XINFLUENCER_PORT" in found.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_second_up_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    from streams.broker import FolderLock
+
+    with FolderLock(tmp_path):
+        found = run("broker", data=tmp_path)
+    assert found.returncode == 1
+    assert "is in use by process" in found.stderr
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

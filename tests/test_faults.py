@@ -13,12 +13,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from schemas.topics import TWEETS
 from streams.fold import Sent
+from streams.kafka import KafkaSettings
 from streams.reader import reader
 from streams.sender import Sender
+from streams.shell import EXIT_REFUSED
 from streams.vault import Vault
 from tests.feeds import feed
 from tests.harness import Workers, ended, finish, judge, killed_run, settings_for, write
@@ -141,6 +145,10 @@ def test_poison_is_accounted_for_and_what_comes_after_it_is_handled(broker: Any,
         await sender.stop()
         await finish(settings, broker.settings, workers)
         ended_before = len(workers.ended)
+        assert workers.process is not None
+        # Faust would open a web port on all interfaces.
+        listening = [c.laddr for c in psutil.Process(workers.process.pid).net_connections() if c.status == "LISTEN"]
+        assert listening == []
         await asyncio.to_thread(workers.signal, signal.SIGTERM)
         return await judge(settings, broker.settings), ended_before, waited
 
@@ -171,3 +179,40 @@ def test_the_oracle_finds_a_wrong_worker(broker: Any, tmp_path: Path, variant: s
     records = feed(SEED, 600, settings.partitions, vault_of(settings), now_ms())
     verdict = killed_run(settings, broker.settings, records, 3, SEED, workers)
     assert any(found in fault for fault in verdict.faults), (verdict.faults[:5], workers.log()[-2000:])
+
+
+def test_a_log_that_was_wiped_under_kept_snapshots_is_noticed(broker: Any, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, "wiped")
+    records = list(feed(SEED, 20, settings.partitions, vault_of(settings), now_ms()))
+    workers = Workers(settings, broker.settings)
+    topic = settings.physical("tweets")
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+
+    async def before() -> None:
+        await write(settings, broker.settings, records)
+        workers.start()
+        await finish(settings, broker.settings, workers)
+        await asyncio.to_thread(workers.signal, signal.SIGTERM)
+
+    with ended(workers):
+        asyncio.run(before())
+        for future in admin.delete_topics([topic]).values():
+            future.result(20)
+        time.sleep(1.0)
+        asyncio.run(write(settings, broker.settings, records))
+        workers.start()
+        assert workers.process is not None
+        assert workers.process.wait(30) == EXIT_REFUSED
+    assert "remove the snapshot folder too" in workers.log()
+
+
+def test_a_worker_without_a_broker_says_so_and_can_be_started_again(tmp_path: Path) -> None:
+    """C7, one attempt of it: the supervisor does the trying again."""
+    settings = settings_for(tmp_path, "c7")
+    workers = Workers(settings, KafkaSettings(bootstrap="127.0.0.1:1"))
+    with ended(workers):
+        workers.start()
+        assert workers.process is not None
+        assert workers.process.wait(60) not in (0, EXIT_REFUSED)
+    assert "xinfluencer: " in workers.log()
+    assert "Traceback" not in workers.log()

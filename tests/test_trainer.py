@@ -26,6 +26,7 @@ from streams.dataset import BatchBroken, closed_batches, load
 from streams.kafka import KafkaSettings
 from streams.reader import reader
 from streams.settings import Settings
+from streams.shell import EXIT_REFUSED
 from streams.vault import Vault
 from tests.feeds import feed
 from tests.harness import ROOT, Workers, ended, finish, settings_for, write
@@ -229,7 +230,7 @@ def test_of_two_trainers_one_publishes_and_the_other_is_fenced_and_says_so(
     alive = {first, second}
     ended_trainer = bench.zygote.heard()
     assert ended_trainer["event"] == "exited"
-    assert ended_trainer["code"] != 0
+    assert ended_trainer["code"] == EXIT_REFUSED
     log = (places.logs(bench.settings) / "trainer.log").read_text()
     assert "another trainer started" in log[-6000:]
     for pid in alive:
