@@ -7,11 +7,12 @@ components of the reward and weighs 0.05.
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from schemas.facts import AnswerContent, Features, PostContent, Turn, Words
 from schemas.ids import text_hash
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # and whole milliseconds: a float rounds the last one of 9999 up
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 WORDS_FEW, WORDS_MANY = 5, 60
 CAPS_SHARE_FREE = 0.3  # names and acronyms are no shouting
@@ -54,7 +55,7 @@ def features(text: str, *, hashtags: int, mentions: int, links: int, media: int,
     letters = [c for c in text if c.isalpha()]
     caps = sum(c.isupper() for c in letters) / len(letters) if len(letters) >= 8 else 0.0
     distinct = len({w.casefold() for w in words}) / len(words) if words else 1.0
-    at = datetime.fromtimestamp(at_ms / 1000, UTC) if at_ms is not None else None
+    at = EPOCH + timedelta(milliseconds=at_ms) if at_ms is not None else None
     return Features(
         chars=len(text),
         words=len(words),

@@ -117,6 +117,7 @@ def _convert(gguf: Path, temp: Path, progress: Progress) -> None:
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
     progress("writing 540 MB")
     save_model(model, str(temp / "model.safetensors"), metadata={"format": "pt"})
+    order_metadata(temp / "model.safetensors")
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(temp)
     model.generation_config.save_pretrained(temp)
@@ -128,6 +129,19 @@ def _convert(gguf: Path, temp: Path, progress: Progress) -> None:
             settings.pop(key, None)
         path.write_bytes(canonical_json(settings))
     seal(temp, "smollm2-135m-instruct", gguf_sha256=sha256_file(gguf))
+
+
+def order_metadata(weights: Path) -> None:
+    """Sort a safetensors file's metadata in place: its writer keeps them in a hash map, so their order is by chance."""
+    with weights.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        if len(ordered) != size:
+            raise BaseRefused("the weights were written with a header that cannot be put in order")
+        file.seek(8)
+        file.write(ordered)
 
 
 def _downloaded(spec: str, progress: Progress) -> Path:

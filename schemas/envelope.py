@@ -6,7 +6,7 @@ type or version, a body that does not fit, or sealed words under another id is a
 we do not know are counted and left out.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,6 +21,7 @@ F = TypeVar("F", bound=Fact)
 Headers = list[tuple[str, bytes]]
 TYPE_PREFIX = "xinfluencer."
 DETAIL_CHARS_MAX = 300
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Refused(ValueError):
@@ -79,9 +80,7 @@ class Out(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _rfc3339(time_ms: int) -> bytes:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode() + b"%03dZ" % (
-        time_ms % 1000
-    )
+    return (EPOCH + timedelta(milliseconds=time_ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
 
 
 WORDED = frozenset(kind for kind in KINDS.values() if "content" in kind.model_fields)

@@ -1,8 +1,7 @@
 """Events: everything that can be said, in the past tense, frozen and dumb.
 
-Text lives only in the `content` of PostObserved, PostEdited, AnswerGiven and RecordRefused, where it is sealed for its
-owner; every other event carries ids, hashes and numbers. No event holds the time it was written: that is the log's
-(the record's timestamp), so that an id never stands over two payloads.
+Text lives only in a `content`, sealed for its owner; all else is ids, hashes and numbers. No event holds the time it
+was written: that is the record's timestamp, so that an id never stands over two payloads.
 """
 
 from typing import Annotated, ClassVar, Literal

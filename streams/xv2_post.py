@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from agents.content import words_of_post
 from schemas.envelope import Refused
 from schemas.events import EngagementObserved, PostEdited, PostObserved
-from schemas.facts import AuthorFacts, PostContent, Rights
+from schemas.facts import MS_MAX, AuthorFacts, PostContent, Rights
 
 FAMILY = {"simulator": "sim"}
 """What ids of a source begin with, where it is not the source's own name."""
@@ -24,6 +24,7 @@ X_ID = re.compile(r"[0-9]{1,19}")  # as X's own API description has it
 OTHER_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # no "@": that is what an author's id begins with
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MS = timedelta(milliseconds=1)
+LAST = EPOCH + MS_MAX * MS
 POST = frozenset(("text", "note_tweet", "author_id", "edit_history_tweet_ids", "referenced_tweets"))
 """An object with one of these fields means to be a post."""
 ESCAPED = re.compile("&(?:lt|gt|amp);")
@@ -206,11 +207,11 @@ def _time_ms(raw: Mapping[str, Any]) -> int | None:
         return None
     try:
         at = datetime.fromisoformat(text)
-        if at.tzinfo is None or at < EPOCH:
+        if at.tzinfo is None or not EPOCH <= at <= LAST:
             raise ValueError
         return (at - EPOCH) // MS
     except (TypeError, ValueError, OverflowError):
-        raise Refused("bad-time", "created_at is no time with a zone, in 1970 or later") from None
+        raise Refused("bad-time", "created_at is no time with a zone, in 1970 to 9999") from None
 
 
 def misfit(error: ValidationError) -> Refused:

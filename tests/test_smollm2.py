@@ -92,3 +92,21 @@ def test_it_knows_the_capital_of_france_and_stops(base: Base) -> None:
     )
     assert "Paris" in answer.text
     assert answer.finish_reason == "stop"
+
+
+def test_the_order_of_a_files_metadata_is_not_left_to_chance(tmp_path: Path) -> None:
+    """The writer keeps metadata in a hash map; an empty cache found that the base's hash changed with it."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from models.base import order_metadata
+
+    seen = set()
+    names = {"format": "pt", "b": "1", "a": "2", "c": "3"}
+    for attempt in range(8):
+        path = tmp_path / f"{attempt}.safetensors"
+        save_file({"x": torch.arange(3.0)}, path, metadata=names)
+        order_metadata(path)
+        assert load_file(path)["x"].tolist() == [0, 1, 2]
+        seen.add(path.read_bytes())
+    assert len(seen) == 1
