@@ -307,6 +307,7 @@ class Demo:
             '                        -d \'{"messages":[{"role":"user","content":"How do I sleep better?"}]}\'',
             f"the API, to click:    {url}/docs",
             f"the training set:     .venv/bin/xinfluencer --data {data} replay --out train.jsonl",
+            f"is the log whole:     .venv/bin/xinfluencer --data {data} verify",
             f"what the processes said: {data}/logs",
         ):
             self.screen.say(f"  {line}")

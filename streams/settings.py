@@ -4,6 +4,7 @@ Each field is `XINFLUENCER_` and its name in capitals. Secrets come from the env
 streams/kafka.py.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,18 @@ from streams.kafka import KafkaSettings
 from streams.topology import Tuning
 
 PREFIX = "XINFLUENCER_"
+KEPT_FILE = "deployment.json"
+KEPT = (
+    "namespace",
+    "partitions",
+    "ages_ms",
+    "margin_min",
+    "batch_pairs_max",
+    "batch_pairs_min",
+    "batch_age_ms",
+    "batch_chars_max",
+)
+"""What a log is made with: reading it with other values would not give what it holds."""
 
 
 class SettingsRefused(ValueError):
@@ -49,9 +62,9 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
-        """Read the environment; a bad value raises SettingsRefused that names its variable."""
+        """Read the environment, over what the data folder keeps; SettingsRefused names the variable of a bad value."""
         env = os.environ if env is None else env
-        given: dict[str, object] = {}
+        given: dict[str, object] = _kept(Path(env.get(f"{PREFIX}DATA", "var")).expanduser())
         for name in cls.model_fields:
             text = env.get(PREFIX + name.upper())
             if text is not None:
@@ -66,6 +79,14 @@ class Settings(BaseModel):
         return settings.model_copy(
             update={"data": settings.data.expanduser().absolute(), "cache": settings.cache.expanduser().absolute()}
         )
+
+    def keep(self) -> None:
+        """Write into the data folder what its log was made with, once: every later command on the folder reads it."""
+        path = self.data / KEPT_FILE
+        if not path.exists():
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(self.model_dump(mode="json", include=set(KEPT)), indent=2) + "\n")
+            temporary.replace(path)
 
     def to_env(self) -> dict[str, str]:
         """Render for a child process."""
@@ -100,3 +121,13 @@ class Settings(BaseModel):
     def kafka(self, env: Mapping[str, str] | None = None) -> KafkaSettings:
         """Read the cluster's address and credentials."""
         return KafkaSettings.from_env(os.environ if env is None else env)
+
+
+def _kept(data: Path) -> dict[str, object]:
+    try:
+        found = json.loads((data / KEPT_FILE).read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise SettingsRefused(f"{data / KEPT_FILE} is not JSON any more: {error}") from None
+    return {name: found[name] for name in KEPT if name in found}

@@ -322,6 +322,7 @@ async def deployment(settings: Settings, env: dict[str, str], tell: Callable[[st
     """Hold the folder's lock, run what is started, end everything on the way out."""
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     with embedded.FolderLock(settings.data):
+        settings.keep()
         running = Deployment(settings, env, tell)
         try:
             yield running

@@ -98,13 +98,24 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert "Traceback" in found.stderr
 
 
-def test_settings_survive_the_way_to_a_child() -> None:
-    settings = Settings.from_env(
-        {"XINFLUENCER_AGES_MS": "10,20", "XINFLUENCER_NAMESPACE": "a", "XINFLUENCER_SEED": "3"}
-    )
+def test_settings_survive_the_way_to_a_child(tmp_path: Path) -> None:
+    given = {"AGES_MS": "10,20", "NAMESPACE": "a", "SEED": "3", "DATA": str(tmp_path)}
+    settings = Settings.from_env({f"XINFLUENCER_{name}": value for name, value in given.items()})
     assert Settings.from_env(settings.to_env()) == settings
     assert settings.ages_ms == (10, 20)
     assert settings.logical(settings.physical("tweets")) == "tweets"
+
+
+def test_a_data_folder_keeps_what_its_log_was_made_with_and_the_environment_goes_over_it(tmp_path: Path) -> None:
+    here = {"XINFLUENCER_DATA": str(tmp_path)}
+    Settings.from_env({**here, "XINFLUENCER_AGES_MS": "10,20", "XINFLUENCER_PARTITIONS": "2"}).keep()
+    Settings.from_env({**here, "XINFLUENCER_AGES_MS": "30", "XINFLUENCER_PARTITIONS": "3"}).keep()
+    later = Settings.from_env(here)
+    assert (later.ages_ms, later.partitions) == ((10, 20), 2)
+    assert Settings.from_env({**here, "XINFLUENCER_AGES_MS": "30"}).ages_ms == (30,)
+    (tmp_path / "deployment.json").write_text("{")
+    with pytest.raises(SettingsRefused, match=r"deployment\.json"):
+        Settings.from_env(here)
 
 
 def test_a_bad_setting_names_its_variable() -> None:
