@@ -58,6 +58,9 @@ class Deployment:
     def __post_init__(self) -> None:
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._beside: list[
+            asyncio.Task[None]
+        ] = []  # the clock and the watchdog: they need the broker, so they end first
         self._zygote: asyncio.subprocess.Process | None = None
         self._forked: dict[str, asyncio.Future[int]] = {}
         self._prepared: embedded.Prepared | None = None
@@ -103,15 +106,20 @@ class Deployment:
         for name in names:
             if name == "worker":
                 self._keep(name, self._run_worker)
-                self._tasks.append(asyncio.create_task(self._watch(places.run(self.settings) / "worker-0.status.json")))
+                self._beside.append(
+                    asyncio.create_task(self._watch(places.run(self.settings) / "worker-0.status.json"))
+                )
             elif name == "ticker":
-                self._tasks.append(asyncio.create_task(self._tick()))
+                self._beside.append(asyncio.create_task(self._tick()))
             else:
                 self._keep(name, partial(self._run_forked, name))
 
     async def stop(self) -> None:
         """End everything, the broker last."""
         self._stopping = True
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
         for name in ("worker", "server", "trainer", "models"):
             await self._end(name)
         await self._end("broker")
@@ -265,14 +273,16 @@ class Deployment:
     async def _tick(self) -> None:
         """Write log time into the topics whose agents wait for an age."""
         sender = Sender(self.settings, self.kafka)
-        while not self._stopping:
-            try:
-                await sender.send(ticks(self.settings, int(time.time() * 1000)))
-            except Exception as error:  # noqa: BLE001 - the next tick makes up for this one
-                log.warning("no tick: %r", error)
-                with contextlib.suppress(Exception):
+        try:
+            while not self._stopping:
+                try:
+                    await sender.send(ticks(self.settings, int(time.time() * 1000)))
+                except Exception as error:  # noqa: BLE001 - the next tick makes up for this one
+                    log.warning("no tick: %r", error)
                     await sender.stop()
-            await asyncio.sleep(self.settings.tick_s)
+                await asyncio.sleep(self.settings.tick_s)
+        finally:
+            await sender.stop()
 
     async def _watch(self, status: Path) -> None:
         moved, applied = time.monotonic(), -1
