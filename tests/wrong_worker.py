@@ -8,7 +8,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-from streams import fold, shell
+from streams import fold
 from streams.sender import Sender
 from streams.settings import Settings
 from streams.worker import run_worker
@@ -49,39 +49,7 @@ def random_ids() -> None:
     fold.output_id = lambda *parts: uuid.uuid4().hex  # type: ignore[assignment]
 
 
-def no_dedupe() -> None:
-    """What was applied before is applied again."""
-    fold.Fold._known = lambda self, record, value: False  # type: ignore[method-assign,assignment]
-
-
-def commit_first() -> None:
-    """The state is kept before the outputs are sent."""
-    right = shell.Shell._handle
-
-    async def handle(self: shell.Shell, chunk: object) -> None:
-        owned = self.owned.get(chunk.tp)  # type: ignore[attr-defined]
-        if owned is not None:
-            send = self.sender.send
-
-            async def keep_first(records: object, crash_point: object = None) -> None:
-                owned.fold.memory.next = chunk.end  # type: ignore[attr-defined]
-                self._snapshot(owned)
-                self.crash_point("after-send")
-                owned.fold.memory.next = chunk.start  # type: ignore[attr-defined]
-                await send(records)  # type: ignore[arg-type]
-
-            self.sender.send = keep_first  # type: ignore[method-assign,assignment]
-            try:
-                await right(self, chunk)  # type: ignore[arg-type]
-            finally:
-                self.sender.send = send  # type: ignore[method-assign]
-            return
-        await right(self, chunk)  # type: ignore[arg-type]
-
-    shell.Shell._handle = handle  # type: ignore[method-assign,assignment]
-
-
-VARIANTS = {one.__name__: one for one in (agent_raises, unawaited_send, random_ids, no_dedupe, commit_first)}
+VARIANTS = {one.__name__: one for one in (agent_raises, unawaited_send, random_ids)}
 
 if __name__ == "__main__":
     VARIANTS[sys.argv[1]]()
