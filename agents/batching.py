@@ -10,9 +10,10 @@ import msgspec
 
 from schemas import merkle
 from schemas.envelope import Out, Record
-from schemas.events import BatchClosed, Event, PairFormed, PairWithdrawn, Ticked
-from schemas.facts import PairRef
+from schemas.events import Ticked
+from schemas.facts import Event, PairRef
 from schemas.ids import digest
+from schemas.learned import BatchClosed, PairFormed, PairWithdrawn
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -7,14 +7,8 @@ partitions, and only the rewards agent, after our own keying, sees them together
 from collections.abc import Sequence
 
 from schemas.envelope import Out, Record
-from schemas.events import (
-    Event,
-    FeedbackGiven,
-    FeedbackNoted,
-    FeedbackRetracted,
-    FeedbackWithdrawn,
-    RecordRefused,
-)
+from schemas.events import FeedbackGiven, FeedbackNoted, FeedbackRetracted, FeedbackWithdrawn, RecordRefused
+from schemas.facts import Event
 from schemas.ids import digest, prompt_of
 
 State = dict[str, bool]  # always empty

@@ -12,22 +12,17 @@ import msgspec
 
 from schemas.envelope import Out, Record
 from schemas.events import (
-    AuthorErased,
     AuthorForgotten,
     EngagementNoted,
-    EngagementObserved,
-    Event,
     InteractionObserved,
-    PostDeleted,
-    PostEdited,
-    PostObserved,
     PromptNoted,
     RecordRefused,
     SubjectNoted,
     SubjectWithdrawn,
 )
-from schemas.facts import Where
+from schemas.facts import Event, Where
 from schemas.ids import subject_id
+from schemas.posts import AuthorErased, EngagementObserved, PostDeleted, PostEdited, PostObserved
 
 V = TypeVar("V")
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from schemas.envelope import Out, Record
-from schemas.events import Event, PairFormed, PairWithdrawn, RewardClosed, RewardWithdrawn
-from schemas.facts import Side, Where
+from schemas.events import RewardClosed, RewardWithdrawn
+from schemas.facts import Event, Side, Where
 from schemas.ids import digest
+from schemas.learned import PairFormed, PairWithdrawn
 
 PROMPTS_MAX = 50_000  # a partition
 SIBLINGS_MAX = 64  # closed subjects kept of one prompt

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from schemas.envelope import Out, Record
-from schemas.events import (
-    AlertRaised,
-    Event,
+from schemas.events import AlertRaised
+from schemas.facts import Event, Measured
+from schemas.learned import (
     ModelRefused,
     ModelReleased,
     ModelRetracted,
@@ -20,7 +20,6 @@ from schemas.events import (
     ReleaseCommanded,
     ReleasePointed,
 )
-from schemas.facts import Measured
 
 ALIAS = "default"
 NEUTRAL_NATS_RATIO_MAX = 1.10  # fixed neutral texts may cost at most a tenth more than on the base

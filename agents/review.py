@@ -7,8 +7,8 @@ subject leaves here without an opinion and the reward vector says that it was mi
 from collections.abc import Sequence
 
 from schemas.envelope import Out, Record
-from schemas.events import AnswerGiven, Event, PromptNoted, RecordRefused, SubjectNoted
-from schemas.facts import Where
+from schemas.events import AnswerGiven, PromptNoted, RecordRefused, SubjectNoted
+from schemas.facts import Event, Where
 from schemas.ids import digest, subject_id
 
 State = dict[str, bool]  # always empty

@@ -14,7 +14,6 @@ import msgspec
 from schemas.envelope import Out, Record
 from schemas.events import (
     EngagementNoted,
-    Event,
     FeedbackNoted,
     FeedbackWithdrawn,
     PromptNoted,
@@ -25,7 +24,7 @@ from schemas.events import (
     SubjectWithdrawn,
     Ticked,
 )
-from schemas.facts import Components, Where
+from schemas.facts import Components, Event, Where
 from schemas.ids import digest
 
 WEIGHTS = {"human": 0.25, "review": 0.20, "engagement": 0.25, "network": 0.15, "temporal": 0.10, "content": 0.05}

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
-from schemas.events import Event
-from schemas.facts import MS_MAX, Fact
+from schemas.facts import MS_MAX, Event, Fact
 from schemas.topics import BY_NAME, KINDS, RECORD_BYTES_MAX, Topic
 
 F = TypeVar("F", bound=Fact)

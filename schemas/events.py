@@ -4,98 +4,35 @@ Text lives only in a `content`, sealed for its owner; all else is ids, hashes an
 was written: that is the record's timestamp, so that an id never stands over two payloads.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from schemas.facts import (
     AnswerContent,
-    AuthorFacts,
     Components,
     Count,
-    EventId,
-    Fact,
+    Event,
     Features,
     Hash,
     Id,
-    Measured,
+    Influence,
+    Lang,
+    MediaKind,
+    Moment,
     Ms,
     Number,
-    PairRef,
-    PostContent,
+    Rates,
     RefusedContent,
     Rights,
     Score,
     Sealed,
     Short,
-    Side,
+    Standing,
     Subject,
     Where,
     Words,
 )
-
-
-class Event(Fact):
-    """One thing that happened. VERSION counts breaking changes of its shape; readers keep reading every older one."""
-
-    VERSION: ClassVar[int] = 1
-
-
-class PostObserved(Event):
-    """A post as a source gave it."""
-
-    post: Id
-    owner: Id  # the author
-    source: Short
-    revision: Annotated[int, Field(ge=1, le=1000)] = 1
-    claimed_ms: Ms | None = None
-    lang: Annotated[str, Field(max_length=35)] | None = None
-    parent: Id | None = None
-    quoted: Id | None = None
-    reposted: Id | None = None
-    conversation: Id | None = None
-    reply_to: Id | None = None  # the author replied to
-    mentions: tuple[Id, ...] = ()
-    media: Count = 0
-    author: AuthorFacts | None = None
-    raw_sha256: Hash
-    rights: Rights
-    words: Words | None = None  # None for a repost, whose words are another's
-    content: PostContent | Sealed | None = None
-
-
-class PostEdited(PostObserved):
-    """A later revision of a post; `post` is the id of the first."""
-
-
-class PostDeleted(Event):
-    """The source says that the post is gone."""
-
-    post: Id
-    owner: Id
-    source: Short
-
-
-class EngagementObserved(Event):
-    """How often people had reacted to a post when the source was asked."""
-
-    post: Id
-    owner: Id
-    source: Short
-    parent: Id | None = None
-    likes: Count | None = None
-    replies: Count | None = None
-    reposts: Count | None = None
-    quotes: Count | None = None
-    views: Count | None = None
-    rights: Rights
-
-
-class AuthorErased(Event):
-    """The source says that the account is gone: its key is destroyed and with it every word of it."""
-
-    owner: Id
-    source: Short
 
 
 class FeedbackGiven(Event):
@@ -138,16 +75,110 @@ class AnswerGiven(Event):
     content: AnswerContent | Sealed | None = None
 
 
-class InteractionObserved(Event):
-    """One author acted towards another."""
+class PostDescribed(Event):
+    """What was extracted from a post, in numbers; no words."""
 
-    kind: Literal["reply", "quote", "repost", "mention"]
+    post: Id
+    owner: Id
+    source: Short
+    kind: Literal["root", "reply", "repost"]
+    quote: bool
+    lang: Lang | None = None
+    age_ms: Ms | None = None  # when it was seen
+    features: Features | None = None  # None for a repost
+    media_kinds: tuple[MediaKind, ...] = ()
+    utc: Moment | None = None
+    local: Moment | None = None  # in the author's zone, where known
+    author: Standing | None = None
+    rights: Rights
+
+
+class EngagementDescribed(Event):
+    """Reactions to a post as counted at an age, and in proportion."""
+
+    post: Id
+    owner: Id
+    source: Short
+    age_ms: Ms | None = None
+    likes: Count | None = None
+    replies: Count | None = None
+    reposts: Count | None = None
+    quotes: Count | None = None
+    bookmarks: Count | None = None
+    views: Count | None = None
+    rates: Rates
+
+
+class InteractionObserved(Event):
+    """One author acted towards another; `post` names the act: a post, or a like by its own name."""
+
+    kind: Literal["reply", "quote", "repost", "mention", "like", "follow", "block"]
     source: Short
     actor: Id
     target: Id | None = None  # unknown where the payload names only a post
     post: Id
     at_ms: Ms | None = None
     target_post: Id | None = None
+
+
+class InteractionWithdrawn(Event):
+    """The act no longer counts: its post was deleted, or it was undone."""
+
+    post: Id
+    actor: Id
+
+
+class PostNoted(Event):
+    """An author posted: a node of the graph, and where the signals about this post belong."""
+
+    post: Id
+    prompt: Id
+    owner: Id
+    source: Short
+    at_ms: Ms | None = None
+
+
+class AuthorWithdrawn(Event):
+    """An author is to be forgotten: every edge from them and to them goes."""
+
+    owner: Id
+    reason: Short
+
+
+class GraphMeasured(Event):
+    """The interaction graph as it was at a moment of log time, and who stood out."""
+
+    at_ms: Ms
+    authors: Count
+    edges: Count
+    communities: Count
+    modularity: Number
+    top: tuple[Influence, ...] = ()
+
+
+class PostPlaced(Event):
+    """This post stands under this prompt; its source gives no counts, so the reactions to it are counted."""
+
+    post: Id
+    prompt: Id
+    source: Short
+    claimed_ms: Ms | None = None
+
+
+class ReactionNoted(Event):
+    """One reaction to a post, by its name, so that it counts once and can be undone."""
+
+    post: Id
+    act: Id
+    actor: Id
+    kind: Literal["like", "reply", "repost", "quote"]
+
+
+class ReactionWithdrawn(Event):
+    """The reaction no longer counts."""
+
+    post: Id
+    act: Id
 
 
 class PromptNoted(Event):
@@ -185,7 +216,17 @@ class EngagementNoted(Event):
     replies: Count = 0
     reposts: Count = 0
     quotes: Count = 0
+    bookmarks: Count = 0
     views: Count | None = None
+    age_ms: Ms | None = None  # of the post when they were counted
+
+
+class NetworkNoted(Event):
+    """How the author of a subject stands in the graph: -1 the least, 1 the most influential."""
+
+    prompt: Id
+    subject: Subject
+    score: Score
 
 
 class FeedbackNoted(Event):
@@ -240,6 +281,7 @@ class RewardClosed(Event):
     total: Annotated[float, Field(ge=-2, le=1)]
     judgements: Count
     simulated: Count
+    engagement_age_ms: Ms | None = None  # how old the subject was when the reactions used were counted
     version: Hash | None = None
     text_hash: Hash
     where: Where
@@ -256,120 +298,6 @@ class RewardWithdrawn(Event):
     prompt: Id
     subject: Subject
     reason: Short
-
-
-class PairFormed(Event):
-    """Under one prompt, one text was worth more than another."""
-
-    pair: EventId
-    prompt: Id
-    prompt_hash: Hash
-    prompt_where: Where
-    chosen: Side
-    rejected: Side
-    margin: Annotated[float, Field(gt=0, le=3)]
-    weight: Annotated[float, Field(gt=0, le=1)]
-    origin: Literal["feedback", "siblings"]
-    simulated: bool
-    policy: Short
-
-
-class PairWithdrawn(Event):
-    """A pair may no longer be used."""
-
-    pair: EventId
-    reason: Short
-
-
-class BatchClosed(Event):
-    """A micro-batch: what the next version learns from."""
-
-    batch: EventId
-    sequence: Count
-    pairs: Annotated[tuple[PairRef, ...], Field(min_length=1, max_length=4096)]
-    first_offset: Count
-    last_offset: Count
-    root: Hash
-    closed_by: Literal["count", "age", "budget"]
-    opened_ms: Ms
-    closed_ms: Ms
-
-
-class ModelTrained(Event):
-    """A version exists, its files are in place and hashed, and this is what it was made of."""
-
-    version: Hash  # the adapter's sha256, or the base's for version 0
-    base: Hash
-    base_name: Short
-    adapter: Hash | None = None
-    batches: tuple[EventId, ...] = ()
-    root: Hash | None = None  # over the batches' roots, in order
-    dataset_sha256: Hash | None = None
-    first_offset: Count | None = None
-    last_offset: Count | None = None
-    trained: Count = 0
-    held_back: Count = 0
-    withheld: Count = 0  # pairs whose words were gone
-    settings: dict[str, str | int | Number | bool] = Field(default={})
-    seed: Count = 0
-    code: Short = ""
-    losses: tuple[Number, ...] = ()
-    measured: Measured | None = None
-    baseline: Measured | None = None  # the base on the same held-back pairs
-
-
-class ReleaseCommanded(Event):
-    """An operator asks for a release, a roll-back or a retraction."""
-
-    command: Literal["release", "roll-back", "retract"]
-    version: Hash
-    by: Short
-    reason: Short
-
-
-class ModelReleased(Event):
-    """A version may answer people from now on."""
-
-    release: Count
-    version: Hash
-    base: Hash
-    base_name: Short
-    adapter: Hash | None = None
-    root: Hash | None = None
-    notes: tuple[Short, ...] = ()
-
-
-class ModelRefused(Event):
-    """A version was kept back, and why."""
-
-    version: Hash
-    reasons: Annotated[tuple[Short, ...], Field(min_length=1)]
-
-
-class ModelRolledBack(Event):
-    """An earlier release answers again."""
-
-    release: Count
-    version: Hash
-    reason: Short
-
-
-class ModelRetracted(Event):
-    """A version must not be used any more by anyone."""
-
-    version: Hash
-    reason: Short
-
-
-class ReleasePointed(Event):
-    """Under this alias, run this release now. Compacted: the last one of an alias is the truth."""
-
-    alias: Id
-    release: Count
-    version: Hash
-    base: Hash
-    base_name: Short
-    adapter: Hash | None = None
 
 
 class RecordRefused(Event):
@@ -398,3 +326,13 @@ class AuthorForgotten(Event):
 
     owner: Id
     requested: Where
+
+
+class CopyErased(Event):
+    """Receipt: a store beside the log no longer holds anything of a post, or of an author."""
+
+    store: Id
+    owner: Id
+    post: Id | None = None
+    requested: Where
+    rows: Count  # that it held

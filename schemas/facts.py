@@ -1,6 +1,6 @@
 """Facts: the values that events are made of; frozen, closed, strict, and none of them an event by itself."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,9 @@ Score = Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=100_000)]
 Short = Annotated[str, Field(max_length=512)]
+Lang = Annotated[str, Field(max_length=35)]  # BCP 47, as far as sources keep to it
+MediaKind = Literal["photo", "video", "gif", "audio", "other"]
+Wave = Annotated[float, Field(ge=-1, le=1)]
 SEALED_CHARS_MAX = 900_000  # so that the rest of the record has room under RECORD_BYTES_MAX
 Sealed = Annotated[str, Field(pattern=r"^v1\.[A-Za-z0-9_-]+$", max_length=SEALED_CHARS_MAX)]
 """Content as it lies in the log: AES-GCM under the owner's key (schemas/seal.py)."""
@@ -25,6 +28,12 @@ class Fact(BaseModel):
     """A frozen value; strict, so that "1" is never taken for 1, and closed, so that a typing error is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Event(Fact):
+    """One thing that happened. VERSION counts breaking changes of its shape; readers keep reading every older one."""
+
+    VERSION: ClassVar[int] = 1
 
 
 class Rights(Fact):
@@ -53,6 +62,8 @@ class AuthorFacts(Fact):
     posts: Count | None = None
     listed: Count | None = None
     verified: bool | None = None
+    bot: bool | None = None
+    utc_offset_s: Annotated[int, Field(ge=-50_400, le=50_400)] | None = None  # the author's zone, where known
 
 
 class PostContent(Fact):
@@ -62,6 +73,7 @@ class PostContent(Fact):
     username: Short | None = None
     name: Short | None = None
     hashtags: tuple[Short, ...] = ()
+    cashtags: tuple[Short, ...] = ()
     links: tuple[Annotated[str, Field(max_length=4096)], ...] = ()
 
 
@@ -96,9 +108,55 @@ class Features(Fact):
     media: Count
     caps_share: Annotated[float, Field(ge=0, le=1)]
     distinct_share: Annotated[float, Field(ge=0, le=1)]
+    cashtags: Count | None = None
+    emoji: Count | None = None
+    sentences: Count | None = None
+    long_words: Count | None = None  # of more than six letters
+    lang: Lang | None = None  # found in the text, where the source says none
     hour: Annotated[int, Field(ge=0, le=23)] | None = None
     weekday: Annotated[int, Field(ge=0, le=6)] | None = None
     quality: Score
+
+
+class Moment(Fact):
+    """Where a time lies on the cycles of a day, a week and a year: the last hour of a day is next to the first."""
+
+    hour_sin: Wave
+    hour_cos: Wave
+    weekday_sin: Wave
+    weekday_cos: Wave
+    season_sin: Wave
+    season_cos: Wave
+
+
+class Standing(Fact):
+    """What could be told of an author when one post of theirs was seen."""
+
+    age_days: Number | None = None
+    followers: Count | None = None
+    followers_ratio: Number | None = None  # followers / (followers + following)
+    posts_a_day: Number | None = None  # over the account's life
+    listed: Count | None = None
+    verified: bool | None = None
+    bot: bool | None = None
+
+
+class Rates(Fact):
+    """Reactions in proportion: to views, to followers, to the time they had."""
+
+    a_view: Number | None = None
+    a_follower: Number | None = None
+    an_hour: Number | None = None
+
+
+class Influence(Fact):
+    """An author's place in the graph of interactions."""
+
+    author: Id
+    influence: Number  # PageRank times the number of authors: 1 is the mean
+    percentile: Annotated[float, Field(ge=0, le=1)]
+    community: Count
+    acted_on_by: Count  # distinct authors who acted towards this one
 
 
 class Components(Fact):

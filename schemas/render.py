@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.envelope import TYPE_PREFIX
-from schemas.events import Event
+from schemas.facts import Event
 from schemas.topics import KINDS
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -14,8 +14,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from schemas.envelope import Refused, parse
-from schemas.events import AnswerGiven, Event, PostEdited, PostObserved, RecordRefused
-from schemas.facts import SEALED_CHARS_MAX, AnswerContent, Fact, PostContent, RefusedContent
+from schemas.events import AnswerGiven, RecordRefused
+from schemas.facts import SEALED_CHARS_MAX, AnswerContent, Event, Fact, PostContent, RefusedContent
+from schemas.posts import PostEdited, PostObserved
 
 KEY_BYTES = 64  # the first half encrypts, the second half makes nonces
 CONTENT: dict[type[Event], type[Fact]] = {

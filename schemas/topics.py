@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from schemas import events as e
-from schemas.events import Event
+from schemas import learned, posts
+from schemas.facts import Event
 from schemas.ids import prompt_of
 
 DAY_MS = 86_400_000
@@ -43,7 +44,18 @@ TWEETS = Topic(
     "owner",
     True,
     KEEP_FOR_EVER,
-    (e.PostObserved, e.PostEdited, e.PostDeleted, e.EngagementObserved, e.AuthorErased),
+    (
+        posts.PostObserved,
+        posts.PostEdited,
+        posts.PostDeleted,
+        posts.EngagementObserved,
+        posts.ReactionObserved,
+        posts.ReactionRetracted,
+        posts.IntentDeclared,
+        posts.AuthorHidden,
+        posts.AuthorShown,
+        posts.AuthorErased,
+    ),
     "posts and reactions as sources gave them; text sealed per author",
     outside=True,
 )
@@ -65,9 +77,31 @@ ANSWERS = Topic(
     "what the server said, by exactly which version",
     outside=True,
 )
-INTERACTIONS = Topic(
-    "interactions", None, False, 30 * DAY_MS, (e.InteractionObserved,), "typed, timed edges between authors"
+FEATURES = Topic(
+    "features",
+    "owner",
+    True,
+    30 * DAY_MS,
+    (e.PostDescribed, e.EngagementDescribed),
+    "what was extracted from posts and reactions, in numbers",
 )
+REACTIONS = Topic(
+    "reactions",
+    "post",
+    True,
+    30 * DAY_MS,
+    (e.PostPlaced, e.ReactionNoted, e.ReactionWithdrawn),
+    "single reactions to posts of sources that give no counts",
+)
+INTERACTIONS = Topic(
+    "interactions",
+    None,
+    False,
+    30 * DAY_MS,
+    (e.InteractionObserved, e.InteractionWithdrawn, e.PostNoted, e.AuthorWithdrawn, e.Ticked),
+    "typed, timed edges between authors",
+)
+GRAPH = Topic("graph", None, False, 30 * DAY_MS, (e.GraphMeasured,), "the interaction graph, measured on a schedule")
 SIGNALS = Topic(
     "signals",
     "prompt",
@@ -77,6 +111,7 @@ SIGNALS = Topic(
         e.PromptNoted,
         e.SubjectNoted,
         e.EngagementNoted,
+        e.NetworkNoted,
         e.FeedbackNoted,
         e.FeedbackWithdrawn,
         e.SubjectWithdrawn,
@@ -97,16 +132,18 @@ PREFERENCES = Topic(
     None,
     False,
     KEEP_FOR_EVER,
-    (e.PairFormed, e.PairWithdrawn, e.Ticked),
+    (learned.PairFormed, learned.PairWithdrawn, e.Ticked),
     "pairs as ids and hashes with weight and provenance",
 )
-BATCHES = Topic("batches", None, False, KEEP_FOR_EVER, (e.BatchClosed,), "closed micro-batches with their Merkle root")
+BATCHES = Topic(
+    "batches", None, False, KEEP_FOR_EVER, (learned.BatchClosed,), "closed micro-batches with their Merkle root"
+)
 CANDIDATES = Topic(
     "candidates",
     None,
     False,
     KEEP_FOR_EVER,
-    (e.ModelTrained, e.ReleaseCommanded),
+    (learned.ModelTrained, learned.ReleaseCommanded),
     "trained versions with their evaluation; the operator's commands",
     outside=True,
 )
@@ -115,7 +152,7 @@ MODELS = Topic(
     None,
     False,
     KEEP_FOR_EVER,
-    (e.ModelReleased, e.ModelRefused, e.ModelRolledBack, e.ModelRetracted),
+    (learned.ModelReleased, learned.ModelRefused, learned.ModelRolledBack, learned.ModelRetracted),
     "the full history of versions; the base is release 0",
 )
 MODEL_RELEASES = Topic(
@@ -123,19 +160,24 @@ MODEL_RELEASES = Topic(
     "alias",
     False,
     KEEP_FOR_EVER,
-    (e.ReleasePointed,),
+    (learned.ReleasePointed,),
     "alias -> the release to run now",
     compacted=True,
 )
 DEAD_LETTERS = Topic("dead-letters", None, False, KEEP_FOR_EVER, (e.RecordRefused,), "what could not be used, and why")
 ALERTS = Topic("alerts", None, False, 30 * DAY_MS, (e.AlertRaised,), "what a person should look at")
-ERASURES = Topic("erasures", None, False, KEEP_FOR_EVER, (e.AuthorForgotten,), "receipts of what was forgotten")
+ERASURES = Topic(
+    "erasures", None, False, KEEP_FOR_EVER, (e.AuthorForgotten, e.CopyErased), "receipts of what was forgotten"
+)
 
 TOPICS = (
     TWEETS,
     FEEDBACK,
     ANSWERS,
+    FEATURES,
+    REACTIONS,
     INTERACTIONS,
+    GRAPH,
     SIGNALS,
     REWARDS,
     PREFERENCES,

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from schemas.events import ReleaseCommanded
+from schemas.learned import ReleaseCommanded
 from schemas.topics import TOPICS
 from streams import topology
 from streams.access import log_access

@@ -13,9 +13,10 @@ from agents.content import prompt_text
 from models.rows import Row
 from schemas import envelope, merkle, seal
 from schemas.envelope import Refused
-from schemas.events import AnswerGiven, BatchClosed, PairFormed, PairWithdrawn
+from schemas.events import AnswerGiven
 from schemas.facts import AnswerContent, PostContent, Side, Where
 from schemas.ids import text_hash
+from schemas.learned import BatchClosed, PairFormed, PairWithdrawn
 from streams.reader import Reader
 
 HELD_BACK_ONE_IN = 5

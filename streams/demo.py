@@ -18,7 +18,8 @@ from aiokafka.errors import KafkaError
 
 from agents.pairing import judged
 from schemas import envelope
-from schemas.events import ModelRefused, ModelReleased, ModelTrained, PairFormed, RewardClosed
+from schemas.events import RewardClosed
+from schemas.learned import ModelRefused, ModelReleased, ModelTrained, PairFormed
 from schemas.topics import PREFERENCES, SIGNALS, TOPICS
 from streams import places
 from streams.commands import told

@@ -17,8 +17,8 @@ import msgspec
 
 from schemas import envelope, seal
 from schemas.envelope import Headers, Origin, Out, Record, Refused
-from schemas.events import AlertRaised, Event, RecordRefused
-from schemas.facts import MS_MAX, RefusedContent
+from schemas.events import AlertRaised, RecordRefused
+from schemas.facts import MS_MAX, Event, RefusedContent
 from schemas.ids import output_id, partition_of
 from schemas.topics import HOME, Topic, partitions
 

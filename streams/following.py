@@ -17,7 +17,7 @@ from aiokafka.structs import TopicPartition
 from models.adapters import AdapterRefused
 from schemas import envelope
 from schemas.envelope import Record, Refused
-from schemas.events import ModelReleased, ModelRetracted, ReleasePointed
+from schemas.learned import ModelReleased, ModelRetracted, ReleasePointed
 from schemas.topics import MODEL_RELEASES, MODELS
 from streams.kafka import KafkaSettings, ensure_topics
 from streams.metrics import Metrics

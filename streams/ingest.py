@@ -18,22 +18,17 @@ from typing import Any, Protocol
 
 from schemas import envelope
 from schemas.envelope import Refused
-from schemas.events import (
-    AuthorErased,
-    EngagementObserved,
-    Event,
-    PostDeleted,
-    PostObserved,
-    RecordRefused,
-)
-from schemas.facts import RefusedContent, Rights
+from schemas.events import RecordRefused
+from schemas.facts import Event, RefusedContent, Rights
+from schemas.posts import AuthorErased, EngagementObserved, PostDeleted, PostObserved
 from schemas.seal import Keys
 from streams.fold import HEAD_BYTES_MAX, Sent
 from streams.lines import Damage, IngestRefused, Item, Line, Value, parse
 from streams.policy import Policy
+from streams.reading import Said
 from streams.records import outside
 from streams.settings import Settings
-from streams.xv2 import Said, read
+from streams.xv2 import read
 from streams.xv2_post import canonical
 
 CHUNK_RECORDS_MAX = 2_000
@@ -167,7 +162,7 @@ class _Intake:
                 yield from self._value(one, item.place)
 
     def _value(self, value: Any, place: str) -> Iterator[Sent]:
-        reading = read(value, self.source, self.rights)
+        reading = read(value, self.source, lambda owner: self.rights)
         self.counts["posts_in"] += reading.posts_in
         self.counts["repeated"] += reading.repeated
         self.counts["errors_reported"] += reading.errors

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from agents import intake
 from agents.content import words_of_answer
 from schemas.envelope import Record
-from schemas.events import AnswerGiven, Event, FeedbackGiven, FeedbackRetracted, RecordRefused
-from schemas.facts import AnswerContent, Id, Rights, Subject
+from schemas.events import AnswerGiven, FeedbackGiven, FeedbackRetracted, RecordRefused
+from schemas.facts import AnswerContent, Event, Id, Rights, Subject
 from schemas.ids import digest, prompt_of, subject_id
 from streams.chat import CHARS_MAX, MESSAGES_MAX, Said, owner_id, prompt_id
 from streams.problems import Problem

@@ -11,7 +11,8 @@ import time
 from aiokafka.errors import KafkaError
 
 from schemas.envelope import Refused
-from schemas.events import AlertRaised, Event
+from schemas.events import AlertRaised
+from schemas.facts import Event
 from streams.kafka import KafkaSettings
 from streams.metrics import Metrics
 from streams.problems import Problem

@@ -4,7 +4,8 @@ What a stage makes is named by its cause; what comes from outside is named here,
 """
 
 from schemas import envelope, seal
-from schemas.events import Event, Ticked
+from schemas.events import Ticked
+from schemas.facts import Event
 from schemas.ids import digest, partition_of
 from schemas.topics import HOME, Topic, partitions
 from streams.fold import Sent

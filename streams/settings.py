@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agents.batching import Limits
+from agents.graph import Limits as GraphLimits
 from streams.kafka import KafkaSettings
 from streams.topology import Tuning
 
@@ -22,12 +23,17 @@ KEPT = (
     "partitions",
     "ages_ms",
     "margin_min",
+    "graph_every_ms",
+    "graph_half_life_ms",
     "batch_pairs_max",
     "batch_pairs_min",
     "batch_age_ms",
     "batch_chars_max",
 )
 """What a log is made with: reading it with other values would not give what it holds."""
+
+
+LISTS = ("ages_ms", "follow")  # written with commas
 
 
 class SettingsRefused(ValueError):
@@ -47,6 +53,10 @@ class Settings(BaseModel):
     replication: int = Field(1, ge=1, le=7, description="of each topic")
     ages_ms: tuple[int, ...] = Field(Tuning().ages_ms, description="closing ages of rewards, ascending")
     margin_min: float = Field(Tuning().margin_min, gt=0, le=2, description="smallest difference that makes a pair")
+    graph_every_ms: int = Field(
+        Tuning().measuring.every_ms, ge=1, description="log time between two measures of the graph"
+    )
+    graph_half_life_ms: int = Field(Tuning().measuring.half_life_ms, ge=1, description="after which an act counts half")
     batch_pairs_max: int = Field(Limits().pairs_max, ge=1, le=4096)
     batch_pairs_min: int = Field(Limits().pairs_min, ge=1, le=4096)
     batch_age_ms: int = Field(Limits().age_ms, ge=1)
@@ -58,6 +68,14 @@ class Settings(BaseModel):
     seed: int = Field(7, ge=0, lt=2**53)
     host: str = Field("127.0.0.1", description="address that the server listens on")
     port: int = Field(8642, ge=0, le=65535)
+    follow: tuple[str, ...] = Field((), description="live sources that `up` follows: x, bluesky, mastodon")
+    x_url: str = Field("https://api.x.com", description="X's API; its token is the secret XINFLUENCER_X_TOKEN[_FILE]")
+    x_backfill_minutes: int = Field(0, ge=0, le=5, description="asked for after a cut, where X's plan allows it")
+    bluesky_url: str = Field("wss://jetstream2.us-east.bsky.network/subscribe", description="a Jetstream server")
+    mastodon_url: str = Field("https://mastodon.social", description="server; XINFLUENCER_MASTODON_TOKEN[_FILE]")
+    mastodon_stream: str = Field("public", description="public, public:local, hashtag:NAME, user, ...")
+    encoder: str = Field("minilm", description="encoder of posts: minilm, a folder, or a hub name")
+    clickhouse: str = Field("", description="http(s)://host:port/database of ClickHouse; empty: chDB here")
     tick_s: float = Field(5.0, gt=0, description="seconds between two ticks of log time")
 
     @classmethod
@@ -68,7 +86,7 @@ class Settings(BaseModel):
         for name in cls.model_fields:
             text = env.get(PREFIX + name.upper())
             if text is not None:
-                given[name] = [part for part in text.split(",") if part] if name == "ages_ms" else text
+                given[name] = [part for part in text.split(",") if part] if name in LISTS else text
         try:
             settings = cls.model_validate(given)
         except ValidationError as error:
@@ -103,6 +121,7 @@ class Settings(BaseModel):
         return Tuning(
             ages_ms=self.ages_ms,
             margin_min=self.margin_min,
+            measuring=GraphLimits(self.graph_every_ms, self.graph_half_life_ms),
             limits=Limits(self.batch_pairs_max, self.batch_pairs_min, self.batch_age_ms, self.batch_chars_max),
         )
 

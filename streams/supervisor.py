@@ -20,13 +20,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from schemas.topics import PREFERENCES, SIGNALS, partitions
+from schemas.topics import partitions
 from streams import broker as embedded
 from streams import places, records
 from streams.kafka import KafkaSettings
 from streams.sender import Sender
 from streams.settings import Settings
 from streams.shell import EXIT_REFUSED
+from streams.topology import TICKED
 
 log = logging.getLogger("xinfluencer.supervisor")
 
@@ -322,7 +323,7 @@ def ticks(settings: Settings, at_ms: int) -> list[records.Sent]:
     """Make one tick for each partition of the topics that need log time."""
     return [
         records.tick(topic, partition, at_ms)
-        for topic in (SIGNALS, PREFERENCES)
+        for topic in TICKED
         for partition in range(partitions(topic, settings.partitions))
     ]
 

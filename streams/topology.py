@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
-from agents import batching, intake, metadata, pairing, releases, review, rewards
+from agents import batching, graph, intake, metadata, pairing, reactions, releases, review, rewards
 from schemas import topics as t
 from streams.fold import Stage
 
+TICKED = (t.SIGNALS, t.INTERACTIONS, t.PREFERENCES)  # topics whose agents wait for log time
 ALWAYS = (t.DEAD_LETTERS, t.ALERTS)  # every stage may say that something was wrong
 
 
@@ -29,6 +30,7 @@ class Tuning:
 
     ages_ms: tuple[int, ...] = (900_000, 21_600_000)  # 15 minutes, 6 hours
     margin_min: float = 0.05
+    measuring: graph.Limits = field(default_factory=graph.Limits)
     limits: batching.Limits = field(default_factory=batching.Limits)
 
 
@@ -36,11 +38,15 @@ OUTSIDE = (
     Outside("ingest", (), (t.TWEETS, t.DEAD_LETTERS)),
     Outside("people", (), (t.FEEDBACK,)),
     Outside("server", (t.MODEL_RELEASES,), (t.ANSWERS, t.FEEDBACK)),
-    Outside("ticker", (), (t.SIGNALS, t.PREFERENCES)),
+    Outside("ticker", (), TICKED),
+    Outside("embedder", (t.TWEETS,), (t.ERASURES, t.ALERTS)),
+    Outside("sink", (t.TWEETS,), (t.ERASURES, t.ALERTS)),
     Outside("trainer", (t.BATCHES,), (t.CANDIDATES, t.ALERTS)),
     Outside("operator", (), (t.CANDIDATES,)),
 )
-"""The circle closes outside the program, through people: the server's reading of releases makes no cycle because
+"""The sink copies every topic into tables; only what it erases there follows from what it reads.
+
+The circle closes outside the program, through people: the server's reading of releases makes no cycle because
 nobody's answer becomes a preference without a person's (or, marked so, a simulated person's) judgement."""
 
 
@@ -52,10 +58,20 @@ def stages(tuning: Tuning | None = None) -> tuple[Stage, ...]:
             "metadata",
             1,
             t.TWEETS,
-            (t.SIGNALS, t.INTERACTIONS, t.ERASURES, *ALWAYS),
+            (t.FEATURES, t.REACTIONS, t.INTERACTIONS, t.SIGNALS, t.ERASURES, *ALWAYS),
             metadata.State,
             metadata.State,
             metadata.step,
+        ),
+        Stage("reactions", 1, t.REACTIONS, (t.SIGNALS, *ALWAYS), reactions.State, reactions.State, reactions.step),
+        Stage(
+            "graph",
+            1,
+            t.INTERACTIONS,
+            (t.SIGNALS, t.GRAPH, *ALWAYS),
+            graph.State,
+            graph.State,
+            partial(graph.step, limits=tuning.measuring),
         ),
         Stage("intake", 1, t.FEEDBACK, (t.SIGNALS, *ALWAYS), dict, intake.State, intake.step),
         Stage("review", 1, t.ANSWERS, (t.SIGNALS, *ALWAYS), dict, review.State, review.step),

@@ -23,9 +23,10 @@ from aiokafka.errors import ProducerFenced
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from schemas import merkle
-from schemas.events import AlertRaised, BatchClosed, ModelTrained
+from schemas.events import AlertRaised
 from schemas.facts import Measured
 from schemas.ids import digest
+from schemas.learned import BatchClosed, ModelTrained
 from schemas.topics import BATCHES, CANDIDATES
 from streams import crash, places
 from streams.dataset import BatchBroken, Dataset, closed_batches, load, window

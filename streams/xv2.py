@@ -6,14 +6,14 @@ no clock and no network. Names of fields are those of X's API v2 data dictionary
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
 from schemas.envelope import Refused
-from schemas.events import AuthorErased, Event, PostDeleted, PostObserved
-from schemas.facts import Rights
+from schemas.facts import Event
+from schemas.posts import AuthorErased, PostDeleted, PostObserved
+from streams.reading import Reading, Refusal, RightsOf, Said, What
 from streams.xv2_post import NOBODY, POST, Author, Names, author_facts, items, misfit, part, post_events
 
 NO_POST = frozenset((
@@ -34,37 +34,9 @@ OTHER_COMPLIANCE = frozenset((
     "user_unprotect", "user_suspend", "user_unsuspend", "user_profile_modification",
 ))  # fmt: skip
 COMPLIANCE = GONE_POST | GONE_AUTHOR | OTHER_COMPLIANCE
-What = Literal["value", "post", "author", "compliance"]
 
 
-class Said(NamedTuple):
-    """Events of one object, which go together or not at all; the post or the deletion comes first."""
-
-    events: tuple[Event, ...]
-    raw: Any
-
-
-class Refusal(NamedTuple):
-    """An object that cannot be used. Only "post" counts among the posts."""
-
-    what: What
-    reason: str
-    detail: str
-    raw: Any
-
-
-@dataclass(slots=True)
-class Reading:
-    """What one value held. posts_in = posts said + posts refused + repeated."""
-
-    said: list[Said] = field(default_factory=list)
-    refusals: list[Refusal] = field(default_factory=list)
-    posts_in: int = 0
-    repeated: int = 0
-    errors: int = 0  # partial errors that X itself reported
-
-
-def read(value: Any, source: str, rights: Rights) -> Reading:
+def read(value: Any, source: str, rights: RightsOf) -> Reading:
     """Read one JSON value of `source`; posts come in time order, which X's pages are not in."""
     reading = Reading()
     page = value
@@ -78,7 +50,7 @@ def read(value: Any, source: str, rights: Rights) -> Reading:
 
 
 class _Page:
-    def __init__(self, reading: Reading, source: str, rights: Rights) -> None:
+    def __init__(self, reading: Reading, source: str, rights: RightsOf) -> None:
         self.reading = reading
         self.names = Names(source)
         self.rights = rights

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from agents.content import words_of_post
 from schemas.envelope import Refused
-from schemas.events import EngagementObserved, PostEdited, PostObserved
-from schemas.facts import MS_MAX, AuthorFacts, PostContent, Rights
+from schemas.facts import MS_MAX, AuthorFacts, PostContent
+from schemas.posts import EngagementObserved, PostEdited, PostObserved
+from streams.reading import RightsOf
 
 FAMILY = {"simulator": "sim"}
 """What ids of a source begin with, where it is not the source's own name."""
@@ -82,7 +83,7 @@ def canonical(raw: Any) -> bytes:
 
 
 def post_events(
-    raw: Any, names: Names, rights: Rights, author_of: Callable[[str], Author]
+    raw: Any, names: Names, rights: RightsOf, author_of: Callable[[str], Author]
 ) -> tuple[PostObserved, *tuple[EngagementObserved, ...]]:
     """Give a post's events; raises Refused or pydantic's ValidationError if anything does not fit."""
     if not isinstance(raw, dict):
@@ -92,6 +93,7 @@ def post_events(
     digest = hashlib.sha256(canonical(raw)).hexdigest()
     post, revision = _revision(raw, names)
     owner = names.owner(raw)
+    verdict = rights(owner)
     refs = _references(raw, names)
     author, username, name = author_of(raw["author_id"])
     mentions, content = _content(raw, names, username, name)
@@ -115,7 +117,7 @@ def post_events(
         media=media,
         author=author,
         raw_sha256=digest,
-        rights=rights,
+        rights=verdict,
         # A repost's words are another's: kept here they would outlive their author's deletion.
         words=None if reposted else words_of_post(post, content, len(mentions), media, claimed_ms),
         content=None if reposted else content,
@@ -124,7 +126,7 @@ def post_events(
     if reposted or not counts:
         return (observed,)
     parent = observed.parent
-    seen = EngagementObserved(post=post, owner=owner, source=names.source, parent=parent, rights=rights, **counts)
+    seen = EngagementObserved(post=post, owner=owner, source=names.source, parent=parent, rights=verdict, **counts)
     return observed, seen
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from agents.content import words_of_answer, words_of_post
 from schemas import events as e
 from schemas import facts
+from schemas import posts as ps
 from schemas.seal import Keys
 from streams.fold import Sent
 from streams.records import outside
@@ -25,11 +26,11 @@ def feed(seed: int, posts: int, width: int, keys: Keys, start_ms: int, doubled: 
         post = f"x:{seed}-{index}"
         known.append((post, parent))
         subject = f"{parent or post}/{post}"
-        said: list[tuple[e.Event, str]] = [(_post(post, owner, parent, now, rng), "/sources/x")]
+        said: list[tuple[facts.Event, str]] = [(_post(post, owner, parent, now, rng), "/sources/x")]
         if rng.random() < 0.7:
             said.append((_engagement(post, owner, parent, rng), "/sources/x"))
         if rng.random() < 0.02:
-            said.append((e.PostDeleted(post=post, owner=owner, source="x"), "/sources/x"))
+            said.append((ps.PostDeleted(post=post, owner=owner, source="x"), "/sources/x"))
         for rater in range(rng.randrange(3)):
             thumb = e.FeedbackGiven(
                 feedback=f"f:{seed}-{index}-{rater}",
@@ -46,9 +47,9 @@ def feed(seed: int, posts: int, width: int, keys: Keys, start_ms: int, doubled: 
                 yield record
 
 
-def worded(event: e.Event) -> e.Event:
+def worded(event: facts.Event) -> facts.Event:
     """Give a post or an answer what the edge would have counted of its words."""
-    if isinstance(event, e.PostObserved) and isinstance(event.content, facts.PostContent):
+    if isinstance(event, ps.PostObserved) and isinstance(event.content, facts.PostContent):
         words = words_of_post(event.post, event.content, len(event.mentions), event.media, event.claimed_ms)
         return event.model_copy(update={"words": words})
     if isinstance(event, e.AnswerGiven) and isinstance(event.content, facts.AnswerContent):
@@ -59,12 +60,12 @@ def worded(event: e.Event) -> e.Event:
     return event
 
 
-def _post(post: str, owner: str, parent: str | None, now: int, rng: random.Random) -> e.PostObserved:
+def _post(post: str, owner: str, parent: str | None, now: int, rng: random.Random) -> ps.PostObserved:
     words = " ".join(
         rng.choice(("river", "stone", "light", "market", "train", "garden")) for _ in range(rng.randrange(3, 20))
     )
     content = facts.PostContent(text=f"{words} {post}")
-    return e.PostObserved(
+    return ps.PostObserved(
         post=post,
         owner=owner,
         source="x",
@@ -77,7 +78,7 @@ def _post(post: str, owner: str, parent: str | None, now: int, rng: random.Rando
     )
 
 
-def _engagement(post: str, owner: str, parent: str | None, rng: random.Random) -> e.EngagementObserved:
-    return e.EngagementObserved(
+def _engagement(post: str, owner: str, parent: str | None, rng: random.Random) -> ps.EngagementObserved:
+    return ps.EngagementObserved(
         post=post, owner=owner, source="x", parent=parent, likes=rng.randrange(60), views=1_000, rights=RIGHTS
     )

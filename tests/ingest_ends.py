@@ -8,7 +8,7 @@ from typing import Any
 
 from schemas import envelope, seal
 from schemas.envelope import Record
-from schemas.events import Event
+from schemas.facts import Event
 from streams.fold import Sent
 from streams.ingest import Summary, ingest, ingest_values
 from streams.lines import Item, Line

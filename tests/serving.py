@@ -18,7 +18,8 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
 from schemas import envelope, seal
-from schemas.events import Event, ModelReleased, ReleasePointed
+from schemas.facts import Event
+from schemas.learned import ModelReleased, ReleasePointed
 from streams import places
 from streams.kafka import KafkaSettings, ensure_topics
 from streams.reader import reader

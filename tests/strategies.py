@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
 from schemas.envelope import Record
-from schemas.events import Event
-from schemas.facts import Fact
+from schemas.facts import Event, Fact
 from schemas.ids import digest
 
 TEXT_CHARS_MAX = 12

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from agents import batching, content, intake, metadata, pairing, releases, review, rewards
 from schemas import events as e
-from schemas import facts, merkle
+from schemas import facts, learned, merkle
+from schemas import posts as ps
 from schemas.envelope import Out, Record
 from schemas.ids import text_hash
 from streams.fold import Fold, Stage
@@ -86,11 +87,13 @@ def state_bytes(state: Any) -> bytes:
     return msgspec.msgpack.encode(state)
 
 
-def record(event: e.Event, offset: int = 0, time_ms: int = T0_MS, topic: str = "t") -> Record:
+def record(event: facts.Event, offset: int = 0, time_ms: int = T0_MS, topic: str = "t") -> Record:
     return Record(topic, 0, offset, time_ms, f"id-{offset}", event)
 
 
-def run(step: Callable[..., Any], state: Any, *events: e.Event | tuple[e.Event, int], **options: Any) -> list[e.Event]:
+def run(
+    step: Callable[..., Any], state: Any, *events: facts.Event | tuple[facts.Event, int], **options: Any
+) -> list[facts.Event]:
     """Fold events, each alone or with its log time; gives what was said."""
     said: list[Out] = []
     for offset, one in enumerate(events):
@@ -100,7 +103,7 @@ def run(step: Callable[..., Any], state: Any, *events: e.Event | tuple[e.Event, 
     return [out.event for out in said]
 
 
-def of(kind: type[Any], said: Sequence[e.Event]) -> list[Any]:
+def of(kind: type[Any], said: Sequence[facts.Event]) -> list[Any]:
     return [event for event in said if isinstance(event, kind)]
 
 
@@ -127,7 +130,7 @@ def test_splitting_a_chunk_anywhere_changes_nothing(stage: Stage) -> None:
 
 @each_stage
 def test_what_is_generated_makes_an_agent_say_all_that_it_can_say(stage: Stage) -> None:
-    said: set[type[e.Event]] = set()
+    said: set[type[facts.Event]] = set()
 
     @settings(MANY, max_examples=300, derandomize=True, database=None)
     @given(sequences(stage))
@@ -139,7 +142,7 @@ def test_what_is_generated_makes_an_agent_say_all_that_it_can_say(stage: Stage) 
     can = {kind for topic in stage.writes for kind in topic.events if kind not in (*faults, e.Ticked)}
     if stage.name in ("metadata", "intake", "review"):  # what they write to `signals` is shared out among them
         can &= {
-            "metadata": set(e.Event.__subclasses__()) - {e.FeedbackNoted, e.FeedbackWithdrawn},
+            "metadata": set(facts.Event.__subclasses__()) - {e.FeedbackNoted, e.FeedbackWithdrawn},
             "intake": {e.FeedbackNoted, e.FeedbackWithdrawn},
             "review": {e.PromptNoted, e.SubjectNoted},
         }[stage.name]
@@ -249,18 +252,18 @@ def test_an_impure_agent_would_be_noticed(source: str) -> None:
 # ---- metadata -------------------------------------------------------------------------------------------------------
 
 
-def post(name: str, owner: str = "ann", text: str = "five words are in this", **more: Any) -> e.PostObserved:
-    kind = more.pop("kind", e.PostObserved)
+def post(name: str, owner: str = "ann", text: str = "five words are in this", **more: Any) -> ps.PostObserved:
+    kind = more.pop("kind", ps.PostObserved)
     words = facts.PostContent(text=text) if text is not None else None
     seen = kind(post=name, owner=owner, source="x", raw_sha256="0" * 64, **{"rights": RIGHTS, "content": words, **more})
     return worded(seen)
 
 
-def gone(name: str, owner: str = "ann") -> e.PostDeleted:
-    return e.PostDeleted(post=name, owner=owner, source="x")
+def gone(name: str, owner: str = "ann") -> ps.PostDeleted:
+    return ps.PostDeleted(post=name, owner=owner, source="x")
 
 
-def tweets(*events: Any) -> list[e.Event]:
+def tweets(*events: Any) -> list[facts.Event]:
     return run(metadata.step, metadata.State(), *events)
 
 
@@ -276,7 +279,7 @@ def test_a_post_is_noted_as_a_prompt_and_as_a_subject() -> None:
 
 
 def test_a_delete_that_comes_before_its_post_waits_for_it() -> None:
-    assert tweets(gone("p"), post("p"), post("p", kind=e.PostEdited)) == []
+    assert tweets(gone("p"), post("p"), post("p", kind=ps.PostEdited)) == []
     assert tweets(gone("q"), post("p"))
 
 
@@ -292,7 +295,7 @@ def test_a_deleted_post_is_withdrawn_once_as_a_subject_and_as_a_prompt() -> None
 
 
 def test_reactions_to_a_deleted_post_say_nothing() -> None:
-    seen = e.EngagementObserved(post="p", owner="ann", source="x", likes=3, views=9, rights=RIGHTS)
+    seen = ps.EngagementObserved(post="p", owner="ann", source="x", likes=3, views=9, rights=RIGHTS)
     assert tweets(seen) == [e.EngagementNoted(prompt="p", subject="p/p", likes=3, views=9)]
     assert of(e.EngagementNoted, tweets(gone("p"), seen)) == []
 
@@ -302,7 +305,7 @@ def test_an_edit_replaces_the_words_and_does_not_count_as_another_post() -> None
     times = [T0_MS + i * HOUR_MS for i in range(3)]
     run(metadata.step, state, *[post(f"p{i}", claimed_ms=at) for i, at in enumerate(times)])
     rhythm = state.authors["ann"].posts
-    edited = post("p2", text="other words", kind=e.PostEdited, revision=2, claimed_ms=times[2] + 5)
+    edited = post("p2", text="other words", kind=ps.PostEdited, revision=2, claimed_ms=times[2] + 5)
     _, subject = run(metadata.step, state, edited)
     assert subject.text_hash == text_hash("p2", "other words")
     assert subject.temporal == 1.0
@@ -358,7 +361,11 @@ def test_a_post_from_the_future_is_set_aside_with_a_reason() -> None:
 
 def test_an_erased_author_is_withdrawn_everywhere_and_gets_one_receipt() -> None:
     said = tweets(
-        post("p"), post("r", parent="p"), post("o", owner="bob"), e.AuthorErased(owner="ann", source="x"), post("p9")
+        post("p"),
+        post("r", parent="p"),
+        post("o", owner="bob"),
+        ps.AuthorErased(owner="ann", source="x"),
+        post("p9"),
     )
     withdrawn = of(e.SubjectWithdrawn, said)
     assert sorted((one.prompt, one.subject) for one in withdrawn) == [("p", "p/p"), ("p", "p/r"), ("r", "r/r")]
@@ -371,11 +378,11 @@ def test_a_post_whose_words_are_gone_leaves_edges_only() -> None:
 
 
 def test_what_follows_from_a_post_does_not_depend_on_whether_its_words_can_still_be_read() -> None:
-    def life(erased: bool) -> list[e.Event]:
-        seen = [post("p"), post("r", parent="p"), post("s", parent="p", kind=e.PostEdited)]
+    def life(erased: bool) -> list[facts.Event]:
+        seen = [post("p"), post("r", parent="p"), post("s", parent="p", kind=ps.PostEdited)]
         if erased:
             seen = [one.model_copy(update={"content": None}) for one in seen]
-        return tweets(*seen, gone("p"), e.AuthorErased(owner="ann", source="x"))
+        return tweets(*seen, gone("p"), ps.AuthorErased(owner="ann", source="x"))
 
     assert life(erased=False) == life(erased=True)
     assert [type(one) for one in life(erased=True)].count(e.SubjectNoted) == 3
@@ -725,8 +732,8 @@ ARRIVALS = [
 
 @settings(max_examples=150, deadline=None)
 @given(st.permutations(ARRIVALS))
-def test_the_order_of_arrival_within_an_age_does_not_matter(arrivals: list[e.Event]) -> None:
-    def closed_in(order: list[e.Event]) -> list[e.Event]:
+def test_the_order_of_arrival_within_an_age_does_not_matter(arrivals: list[facts.Event]) -> None:
+    def closed_in(order: list[facts.Event]) -> list[facts.Event]:
         return signals(*[(one, T0_MS + at) for at, one in enumerate(order)], ticked(1100), ticked(5100))
 
     assert closed_in(arrivals) == closed_in(ARRIVALS)
@@ -770,7 +777,7 @@ def reward(name: str, total: float, kind: str = "answer", **more: Any) -> e.Rewa
     )
 
 
-def pairs(*events: e.Event, state: pairing.State | None = None) -> list[Any]:
+def pairs(*events: facts.Event, state: pairing.State | None = None) -> list[Any]:
     return run(pairing.step, state or pairing.State(), *events, margin_min=0.05)
 
 
@@ -833,7 +840,7 @@ def test_a_withdrawn_subject_takes_its_pairs_with_it() -> None:
     formed = pairs(reward("p/a", 0.1), reward("p/b", 0.7), reward("p/c", 0.9), state=state)
     assert [pair.rejected.subject for pair in formed] == ["p/a", "p/a"]
     away = e.RewardWithdrawn(prompt="p", subject="p/c", reason="post-deleted")
-    assert pairs(away, state=state) == [e.PairWithdrawn(pair=formed[1].pair, reason="post-deleted")]
+    assert pairs(away, state=state) == [learned.PairWithdrawn(pair=formed[1].pair, reason="post-deleted")]
     assert pairs(away, state=state) == []
     (pair,) = pairs(reward("p/d", -0.9), state=state)
     assert "p/c" not in (pair.chosen.subject, pair.rejected.subject)
@@ -856,11 +863,11 @@ def test_a_simulated_judgement_marks_the_pair() -> None:
 LIMITS = batching.Limits(pairs_max=3, pairs_min=2, age_ms=1000, chars_max=1000)
 
 
-def pair(number: int, chars: int = 20, weight: float = 0.5) -> e.PairFormed:
+def pair(number: int, chars: int = 20, weight: float = 0.5) -> learned.PairFormed:
     def side(name: str, total: float) -> facts.Side:
         return facts.Side(subject=f"p/{name}", text_hash="d" * 64, where=WHERE, reward=total, chars=chars // 2)
 
-    return e.PairFormed(
+    return learned.PairFormed(
         pair=f"{number:032x}",
         prompt="p",
         prompt_hash="b" * 64,
@@ -875,8 +882,8 @@ def pair(number: int, chars: int = 20, weight: float = 0.5) -> e.PairFormed:
     )
 
 
-def gone_pair(number: int) -> e.PairWithdrawn:
-    return e.PairWithdrawn(pair=f"{number:032x}", reason="post-deleted")
+def gone_pair(number: int) -> learned.PairWithdrawn:
+    return learned.PairWithdrawn(pair=f"{number:032x}", reason="post-deleted")
 
 
 def batches(*events: Any, state: batching.State | None = None, limits: batching.Limits = LIMITS) -> list[Any]:
@@ -907,7 +914,7 @@ def test_a_batch_closes_by_its_budget_of_characters() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.permutations([pair(i) for i in range(6)]))
-def test_the_root_does_not_depend_on_the_order_of_arrival(some: list[e.PairFormed]) -> None:
+def test_the_root_does_not_depend_on_the_order_of_arrival(some: list[learned.PairFormed]) -> None:
     limits = batching.Limits(pairs_max=6)
     (batch,) = batches(*some, limits=limits)
     (other,) = batches(*[pair(i) for i in range(6)], limits=limits)
@@ -973,8 +980,8 @@ BETTER = BASELINE.model_copy(update={"accuracy": 0.7, "margin": 0.3})
 
 def trained(
     letter: str, measured: facts.Measured | None = BETTER, baseline: facts.Measured | None = BASELINE
-) -> e.ModelTrained:
-    return e.ModelTrained(
+) -> learned.ModelTrained:
+    return learned.ModelTrained(
         version=letter * 64,
         base=BASE,
         base_name="base",
@@ -984,21 +991,21 @@ def trained(
     )
 
 
-def command(what: str, letter: str, reason: str = "because") -> e.ReleaseCommanded:
-    return e.ReleaseCommanded(command=what, version=letter * 64, by="olga", reason=reason)
+def command(what: str, letter: str, reason: str = "because") -> learned.ReleaseCommanded:
+    return learned.ReleaseCommanded(command=what, version=letter * 64, by="olga", reason=reason)
 
 
-def candidates(*events: e.Event) -> list[Any]:
+def candidates(*events: facts.Event) -> list[Any]:
     return run(releases.step, releases.State(), *events)
 
 
 def pointed(said: Sequence[Any]) -> list[tuple[int, str]]:
-    return [(one.release, one.version[0]) for one in of(e.ReleasePointed, said)]
+    return [(one.release, one.version[0]) for one in of(learned.ReleasePointed, said)]
 
 
 def test_the_base_is_release_zero_once() -> None:
     said = candidates(trained("0", None, None), trained("0", None, None))
-    assert [type(one) for one in said] == [e.ModelReleased, e.ReleasePointed]
+    assert [type(one) for one in said] == [learned.ModelReleased, learned.ReleasePointed]
     assert pointed(said) == [(0, "0")]
     assert (said[1].alias, said[1].adapter) == ("default", None)
 
@@ -1035,7 +1042,7 @@ LIMITS_OF_A_RELEASE = {
 )
 def test_a_version_that_is_worse_is_refused_with_each_reason(change: dict[str, float], reason: str) -> None:
     said = candidates(trained("0", None, None), trained("1", BETTER.model_copy(update=change)))
-    (refused,) = of(e.ModelRefused, said)
+    (refused,) = of(learned.ModelRefused, said)
     assert len(refused.reasons) == 1
     assert reason in refused.reasons[0]
     assert pointed(said) == [(0, "0")]
@@ -1051,20 +1058,20 @@ def test_the_last_value_that_is_allowed_is_released() -> None:
 def test_a_version_is_refused_with_all_its_reasons_and_without_an_evaluation() -> None:
     bad = BETTER.model_copy(update={"neutral_nats": 9.0, "empty_rate": 1.0})
     said = candidates(trained("0", None, None), trained("1", bad), trained("2", None))
-    assert [len(one.reasons) for one in of(e.ModelRefused, said)] == [2, 1]
-    assert of(e.ModelRefused, said)[1].reasons == ("it was not evaluated",)
+    assert [len(one.reasons) for one in of(learned.ModelRefused, said)] == [2, 1]
+    assert of(learned.ModelRefused, said)[1].reasons == ("it was not evaluated",)
 
 
 def test_an_operator_can_release_what_was_refused() -> None:
     said = candidates(trained("0", None, None), trained("1", None), command("release", "1"))
     assert pointed(said) == [(0, "0"), (1, "1")]
-    assert of(e.ModelReleased, said)[-1].notes == ("by olga: because",)
+    assert of(learned.ModelReleased, said)[-1].notes == ("by olga: because",)
 
 
 def test_a_roll_back_points_at_the_earlier_release_under_its_own_number() -> None:
     said = candidates(trained("0", None, None), trained("1"), trained("2"), command("roll-back", "1"))
     assert pointed(said) == [(0, "0"), (1, "1"), (2, "2"), (1, "1")]
-    (rolled,) = of(e.ModelRolledBack, said)
+    (rolled,) = of(learned.ModelRolledBack, said)
     assert (rolled.release, rolled.version, rolled.reason) == (1, "1" * 64, "because")
     again = candidates(trained("0", None, None), trained("1"), command("roll-back", "1"), command("release", "1"))
     assert pointed(again) == [(0, "0"), (1, "1")]
@@ -1075,7 +1082,7 @@ def test_a_roll_back_points_at_the_earlier_release_under_its_own_number() -> Non
 def test_retracting_the_present_release_goes_back_to_the_one_before() -> None:
     said = candidates(trained("0", None, None), trained("1"), trained("2"), command("retract", "2"))
     assert pointed(said)[-1] == (1, "1")
-    assert [one.version[0] for one in of(e.ModelRetracted, said)] == ["2"]
+    assert [one.version[0] for one in of(learned.ModelRetracted, said)] == ["2"]
     both = candidates(
         trained("0", None, None), trained("1"), trained("2"), command("retract", "1"), command("retract", "2")
     )
@@ -1087,13 +1094,13 @@ def test_retracting_the_present_release_goes_back_to_the_one_before() -> None:
 def test_retracting_an_older_release_moves_nobody() -> None:
     said = candidates(trained("0", None, None), trained("1"), trained("2"), command("retract", "1"))
     assert pointed(said) == [(0, "0"), (1, "1"), (2, "2")]
-    assert len(of(e.ModelRetracted, said)) == 1
+    assert len(of(learned.ModelRetracted, said)) == 1
 
 
 def test_the_base_cannot_be_retracted() -> None:
     said = candidates(trained("0", None, None), command("retract", "0"))
     assert said[-1].detail == "retract: the base stays"
-    assert of(e.ModelRetracted, said) == []
+    assert of(learned.ModelRetracted, said) == []
 
 
 @pytest.mark.parametrize("what", ["release", "roll-back", "retract"])
@@ -1112,13 +1119,13 @@ def test_a_command_about_a_retracted_or_unknown_version_is_refused_with_an_alert
         max_size=14,
     )
 )
-def test_the_alias_never_points_at_what_is_retracted(events: list[e.Event]) -> None:
+def test_the_alias_never_points_at_what_is_retracted(events: list[facts.Event]) -> None:
     said = candidates(trained("0", None, None), *events)
     now, retracted, numbers = None, set(), {}
     for one in said:
-        if isinstance(one, e.ModelRetracted):
+        if isinstance(one, learned.ModelRetracted):
             retracted.add(one.version)
-        elif isinstance(one, e.ReleasePointed):
+        elif isinstance(one, learned.ReleasePointed):
             assert one.version not in retracted
             assert numbers.setdefault(one.release, one.version) == one.version
             now = one.version
@@ -1143,5 +1150,5 @@ def test_a_judgement_of_a_withdrawn_subject_is_refused() -> None:
 
 def test_a_version_that_comes_before_any_base_is_refused_and_the_base_is_release_0() -> None:
     said = candidates(trained("1"), trained("0", None, None))
-    assert isinstance(said[0], e.ModelRefused)
+    assert isinstance(said[0], learned.ModelRefused)
     assert pointed(said)

@@ -12,24 +12,18 @@ import pytest
 from ingest_ends import NOW_MS, SHARED, MemoryKeys, Recorder, as_lines, dump, page, post, take, take_values, user
 
 from agents import metadata
-from schemas.events import (
-    AuthorErased,
-    EngagementObserved,
-    PostDeleted,
-    PostEdited,
-    PostObserved,
-    RecordRefused,
-    SubjectNoted,
-)
+from schemas.events import RecordRefused, SubjectNoted
 from schemas.ids import digest
+from schemas.posts import AuthorErased, EngagementObserved, PostDeleted, PostEdited, PostObserved
 from streams import ingest as module
 from streams.ingest import CHUNK_BYTES_MAX, CHUNK_RECORDS_MAX, ingest
 from streams.lines import IngestRefused, read_lines
 from streams.policy import Policy
+from streams.reading import Reading
 from streams.records import outside
 from streams.settings import Settings
 from streams.simulator import Simulator
-from streams.xv2 import Reading, read
+from streams.xv2 import read
 
 PAGES = SHARED / "v2-academic" / "pages_v2.jsonl.gz"
 needs_pages = pytest.mark.skipif(not PAGES.exists(), reason=f"real pages are not on this machine ({PAGES})")

@@ -17,8 +17,8 @@ from ingest_ends import MemoryKeys, as_lines, page, post, take, user
 
 from schemas import envelope
 from schemas.envelope import Origin, Record, Refused
-from schemas.events import PostObserved
 from schemas.facts import Rights
+from schemas.posts import PostObserved
 from schemas.topics import BY_NAME, KINDS, RECORD_BYTES_MAX
 from streams.lines import LINE_BYTES_MAX, Damage, Line, parse, read_lines
 from streams.xv2 import read

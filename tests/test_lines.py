@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ingest_ends import MemoryKeys, dump, page, post, take
 
-from schemas.events import PostObserved
+from schemas.posts import PostObserved
 from streams.lines import IngestRefused, read_lines
 
 

@@ -19,8 +19,9 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from schemas import envelope, facts, ids, merkle, render, seal, topics
+from schemas import envelope, facts, ids, learned, merkle, render, seal, topics
 from schemas import events as e
+from schemas import posts as ps
 from schemas.envelope import Origin, Refused
 from schemas.topics import HOME, KINDS, TOPICS
 from streams.fold import Fold
@@ -31,7 +32,7 @@ from tests.feeds import worded
 
 RIGHTS = facts.Rights(index=True, train=True, show=True, policy="test")
 VERSION = "a" * 64
-POST = e.PostObserved(
+POST = ps.PostObserved(
     post="p:1",
     owner="x:@ann",
     source="x",
@@ -68,22 +69,22 @@ class Keyring:
     make = get
 
 
-def all_kinds() -> set[type[e.Event]]:
-    found: set[type[e.Event]] = set()
-    waiting = [e.Event]
+def all_kinds() -> set[type[facts.Event]]:
+    found: set[type[facts.Event]] = set()
+    waiting = [facts.Event]
     while waiting:
         children = waiting.pop().__subclasses__()
-        found.update(kind for kind in children if kind.__module__ == "schemas.events")
+        found.update(kind for kind in children if kind.__module__.startswith("schemas."))
         waiting.extend(children)
     return found
 
 
-def written(event: e.Event, event_id: str = "id-1", keys: Keyring | None = None) -> tuple[envelope.Headers, bytes]:
+def written(event: facts.Event, event_id: str = "id-1", keys: Keyring | None = None) -> tuple[envelope.Headers, bytes]:
     sealed = seal.seal(event, event_id, keys or Keyring())
     return envelope.headers(event, event_id, "/sources/test", 1_700_000_000_123), envelope.body(sealed)
 
 
-def home(event: e.Event) -> str:
+def home(event: facts.Event) -> str:
     return topics.SIGNALS.name if isinstance(event, e.Ticked) else HOME[type(event)].name
 
 
@@ -97,7 +98,7 @@ def reason_of(topic: str, headers: Any, value: bytes | None, time_ms: int = 1) -
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.__name__)
-def test_an_event_survives_being_sealed_written_read_and_opened(kind: type[e.Event]) -> None:
+def test_an_event_survives_being_sealed_written_read_and_opened(kind: type[facts.Event]) -> None:
     @QUICK
     @given(strategies.model(kind), st.integers(0, facts.MS_MAX), st.integers(0, 2**53))
     def trip(event: Any, time_ms: int, offset: int) -> None:
@@ -116,7 +117,7 @@ def test_an_event_survives_being_sealed_written_read_and_opened(kind: type[e.Eve
 
 
 @QUICK
-@given(strategies.model(e.PostObserved), strategies.model(e.PostObserved))
+@given(strategies.model(ps.PostObserved), strategies.model(ps.PostObserved))
 def test_two_events_have_one_id_exactly_when_they_say_the_same(one: Any, other: Any) -> None:
     assert (content_id(one) == content_id(other)) == (one == other)
     assert content_id(one) == content_id(one.model_copy())
@@ -124,7 +125,7 @@ def test_two_events_have_one_id_exactly_when_they_say_the_same(one: Any, other: 
 
 
 def test_an_edit_and_an_observation_with_the_same_fields_have_different_ids() -> None:
-    assert content_id(POST) != content_id(e.PostEdited(**dict(POST)))
+    assert content_id(POST) != content_id(ps.PostEdited(**dict(POST)))
 
 
 # ---- CloudEvents ----------------------------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ def test_the_cloudevents_package_and_we_both_refuse_headers_of_http() -> None:
 # ---- frozen schemas -------------------------------------------------------------------------------------------------
 
 
-def frozen_fault(kind: type[e.Event]) -> str | None:
+def frozen_fault(kind: type[facts.Event]) -> str | None:
     """Say what is wrong with a kind's golden file, and what to do about it."""
     path = render.path_of(kind)
     if not path.exists():
@@ -193,7 +194,7 @@ def frozen_fault(kind: type[e.Event]) -> str | None:
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.__name__)
-def test_the_shape_of_an_event_is_frozen(kind: type[e.Event]) -> None:
+def test_the_shape_of_an_event_is_frozen(kind: type[facts.Event]) -> None:
     fault = frozen_fault(kind)
     assert fault is None, fault
     for version in range(1, kind.VERSION):
@@ -201,11 +202,13 @@ def test_the_shape_of_an_event_is_frozen(kind: type[e.Event]) -> None:
 
 
 def test_a_changed_shape_is_noticed_and_the_sentence_says_what_to_do() -> None:
-    changed = type("PairWithdrawn", (e.PairWithdrawn,), {"__annotations__": {"why": str}, "__module__": "elsewhere"})
+    changed = type(
+        "PairWithdrawn", (learned.PairWithdrawn,), {"__annotations__": {"why": str}, "__module__": "elsewhere"}
+    )
     assert "raise VERSION first" in (frozen_fault(changed) or "")
-    reworded = type("PairWithdrawn", (e.PairWithdrawn,), {"__doc__": "Other words.", "__module__": "elsewhere"})
+    reworded = type("PairWithdrawn", (learned.PairWithdrawn,), {"__doc__": "Other words.", "__module__": "elsewhere"})
     assert frozen_fault(reworded) is None
-    newer = type("PairWithdrawn", (e.PairWithdrawn,), {"VERSION": 2, "__module__": "elsewhere"})
+    newer = type("PairWithdrawn", (learned.PairWithdrawn,), {"VERSION": 2, "__module__": "elsewhere"})
     assert "is missing" in (frozen_fault(newer) or "")
 
 
@@ -248,7 +251,7 @@ def test_unknown_fields_inside_are_counted_and_left_out() -> None:
     assert record.event.rights == RIGHTS
 
     ref = facts.PairRef(pair="0" * 32, leaf="1" * 64, offset=1)
-    batch = e.BatchClosed(
+    batch = learned.BatchClosed(
         batch="2" * 32,
         sequence=0,
         pairs=(ref, ref),
@@ -432,7 +435,7 @@ def test_only_sealed_content_has_room_for_words() -> None:
     sealed = {kind for kind in KINDS.values() if "content" in kind.model_fields}
     assert sealed == set(seal.CONTENT)
     assert {HOME[kind].name for kind in sealed} == {"tweets", "answers", "dead-letters"}
-    for kind in set(KINDS.values()) - sealed - {e.ModelTrained}:  # its settings are the operator's
+    for kind in set(KINDS.values()) - sealed - {learned.ModelTrained}:  # its settings are the operator's
         assert not can_hold_words(kind), f"{kind.__name__} has a field that could hold somebody's words"
     for kind in seal.CONTENT:
         assert can_hold_words(kind)
@@ -447,13 +450,13 @@ def said_with_canaries(open_words: bool = False) -> tuple[Engine, list[str]]:
     engine = Engine(stages(Tuning(ages_ms=(1000,))), keys, 2, seed=1)
     words = [f"canary{hashlib.sha256(str(i).encode()).hexdigest()[:12]}" for i in range(12)]
     t0 = 1_700_000_000_000
-    said: list[e.Event] = []
+    said: list[facts.Event] = []
     for i in range(6):
         content = facts.PostContent(
             text=f"{words[i]} and more words", username=words[6], hashtags=(words[7],), links=(words[8],)
         )
         said.append(
-            e.PostObserved(
+            ps.PostObserved(
                 post=f"p:{i}",
                 owner=f"x:@{i % 3}",
                 source="x",
@@ -464,7 +467,7 @@ def said_with_canaries(open_words: bool = False) -> tuple[Engine, list[str]]:
             )
         )
         said.append(
-            e.EngagementObserved(
+            ps.EngagementObserved(
                 post=f"p:{i}", owner=f"x:@{i % 3}", source="x", parent="p:0", likes=9**i, rights=RIGHTS
             )
         )
@@ -651,7 +654,7 @@ def test_a_seal_opens_only_where_it_was_made() -> None:
     token = seal.seal(POST, "id-1", keys).content
     sealed = POST.model_copy(update={"content": token})
     assert seal.unseal(sealed, "id-1", keys) == POST
-    edited = e.PostEdited(**dict(sealed))
+    edited = ps.PostEdited(**dict(sealed))
     moved = sealed.model_copy(update={"owner": "x:@bob"})
     for event, name in ((sealed, "id-2"), (edited, "id-1"), (moved, "id-1")):
         with pytest.raises(Refused, match="seal-broken"):

@@ -18,16 +18,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from schemas.events import (
-    AlertRaised,
-    AnswerGiven,
-    FeedbackGiven,
-    FeedbackRetracted,
-    ModelRetracted,
-    ReleasePointed,
-)
+from schemas.events import AlertRaised, AnswerGiven, FeedbackGiven, FeedbackRetracted
 from schemas.facts import AnswerContent
 from schemas.ids import prompt_of
+from schemas.learned import ModelRetracted, ReleasePointed
 from streams import places, recorder
 from streams.settings import Settings
 from streams.speaking import Cut

@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 
 from agents.batching import Limits
-from schemas import envelope, facts, seal
+from schemas import envelope, facts, learned, seal
 from schemas import events as e
+from schemas import posts as ps
 from schemas import topics as t
 from schemas.envelope import Origin, Refused
 from schemas.ids import digest
@@ -80,10 +81,10 @@ class Feed:
         self.engine = engine
         self.rng = random.Random(f"feed {seed}")
         self.letters: dict[str, str] = {}  # place -> reason that its dead letter must give
-        self.said: list[tuple[e.Event, str]] = []
+        self.said: list[tuple[facts.Event, str]] = []
         self.versions = [digest("version", str(i)) * 2 for i in range(4)]
 
-    def say(self, event: e.Event, source: str = "/sources/x") -> None:
+    def say(self, event: facts.Event, source: str = "/sources/x") -> None:
         self.said.append((event, source))
 
     def records(self) -> list[Sent]:
@@ -113,21 +114,21 @@ class Feed:
                 "reposted": "x:0" if rng.random() < 0.05 else None,
             }
             seen.append(name)
-            events: list[e.Event] = [
-                e.PostObserved(**values, content=facts.PostContent(text=f"post {i} says a few words"))
+            events: list[facts.Event] = [
+                ps.PostObserved(**values, content=facts.PostContent(text=f"post {i} says a few words"))
             ]
             if rng.random() < 0.2:
                 words = facts.PostContent(text=f"post {i} says it better")
-                events.append(e.PostEdited(**values, revision=2, content=words))
+                events.append(ps.PostEdited(**values, revision=2, content=words))
             for _ in range(rng.choice((0, 1, 1, 2))):
                 likes, views = rng.randrange(60), rng.choice((None, 500, 1000))
                 events.append(
-                    e.EngagementObserved(
+                    ps.EngagementObserved(
                         post=name, owner=owner, source="x", parent=parent, likes=likes, views=views, rights=RIGHTS
                     )
                 )
             if rng.random() < 0.12:
-                events.insert(rng.randrange(len(events)), e.PostDeleted(post=name, owner=owner, source="x"))
+                events.insert(rng.randrange(len(events)), ps.PostDeleted(post=name, owner=owner, source="x"))
             for event in events:
                 self.say(worded(event))
 
@@ -172,19 +173,20 @@ class Feed:
     def candidates(self) -> None:
         rng = self.rng
         base = {"base": self.versions[0], "base_name": "base"}
-        self.say(e.ModelTrained(version=self.versions[0], **base), "/trainer")
+        self.say(learned.ModelTrained(version=self.versions[0], **base), "/trainer")
         for version in self.versions[1:3]:
             change = {"accuracy": 0.7, "margin": 0.2} if rng.random() < 0.7 else {"accuracy": 0.2, "margin": -0.2}
             measured = BASELINE.model_copy(update=change)
             self.say(
-                e.ModelTrained(version=version, adapter=version, **base, measured=measured, baseline=BASELINE),
+                learned.ModelTrained(version=version, adapter=version, **base, measured=measured, baseline=BASELINE),
                 "/trainer",
             )
         for _ in range(rng.randrange(4)):
             version = rng.choice(self.versions)
             what = rng.choice(("release", "roll-back", "retract"))
             self.say(
-                e.ReleaseCommanded(command=what, version=version, by="olga", reason=f"{rng.random()}"), "/operator"
+                learned.ReleaseCommanded(command=what, version=version, by="olga", reason=f"{rng.random()}"),
+                "/operator",
             )
 
     def poison(self, count: int) -> None:
@@ -261,7 +263,7 @@ def live(seed: int, faults: Faults = FAULTS, engine_class: type[Engine] = Engine
     feed.feedback(8)
     feed.candidates()
     if rng.random() < 0.3:
-        feed.say(e.AuthorErased(owner="x:@1", source="x"))
+        feed.say(ps.AuthorErased(owner="x:@1", source="x"))
     records = feed.records()
     late = records[: len(records) // 2]
     rng.shuffle(late)
@@ -273,7 +275,7 @@ def live(seed: int, faults: Faults = FAULTS, engine_class: type[Engine] = Engine
         engine.run()
         feed.feedback(1)
         if after_ms == 30_000:
-            feed.say(e.PostDeleted(post="x:3", owner="x:@0", source="x"))
+            feed.say(ps.PostDeleted(post="x:3", owner="x:@0", source="x"))
         engine.append(feed.records())
     engine.run()
     engine.append([tick(t.PREFERENCES, 0, T0_MS + 100_000)])
@@ -443,7 +445,7 @@ def test_a_crash_after_a_key_was_destroyed_doubles_no_receipt_and_loses_no_withd
         feed = Feed(engine, seed)
         feed.posts()
         for owner in ("x:@0", "x:@1", "x:@2"):
-            feed.say(e.AuthorErased(owner=owner, source="x"))
+            feed.say(ps.AuthorErased(owner=owner, source="x"))
         engine.append(feed.records())
         engine.run()
         crashes += sum(engine.counts.values())

@@ -20,7 +20,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from schemas import envelope
-from schemas.events import ModelTrained
+from schemas.learned import ModelTrained
 from streams import places
 from streams.dataset import BatchBroken, closed_batches, load
 from streams.kafka import KafkaSettings

@@ -5,15 +5,16 @@ from typing import Any
 import pytest
 from ingest_ends import page, post, user
 
-from schemas.events import AuthorErased, EngagementObserved, PostDeleted, PostEdited, PostObserved
 from schemas.facts import Rights
-from streams.xv2 import Reading, read
+from schemas.posts import AuthorErased, EngagementObserved, PostDeleted, PostEdited, PostObserved
+from streams.reading import Reading
+from streams.xv2 import read
 
 RIGHTS = Rights(index=True, train=False, show=True, policy="x-default")
 
 
 def said(value: Any, source: str = "x") -> list[Any]:
-    reading = read(value, source, RIGHTS)
+    reading = read(value, source, lambda owner: RIGHTS)
     assert not reading.refusals
     return [event for one in reading.said for event in one.events]
 
@@ -24,7 +25,7 @@ def balanced(reading: Reading) -> bool:
 
 
 def reasons(value: Any) -> list[tuple[str, str]]:
-    reading = read(value, "x", RIGHTS)
+    reading = read(value, "x", lambda owner: RIGHTS)
     assert balanced(reading)
     return [(one.what, one.reason) for one in reading.refusals]
 
@@ -103,7 +104,7 @@ def test_one_post_is_read_the_same_from_every_wrapping() -> None:
 def test_posts_that_came_along_are_taken_once_and_all_in_time_order() -> None:
     expanded = [post(2), post(3, text="other"), post(2)]
     newest_first = page(post(5), post(3), post(1), includes={"tweets": expanded})
-    reading = read(newest_first, "x", RIGHTS)
+    reading = read(newest_first, "x", lambda owner: RIGHTS)
     assert balanced(reading)
     assert (reading.posts_in, reading.repeated) == (6, 2)
     found = [(one.events[0].post[-1], one.events[0].content.text) for one in reading.said]
@@ -148,14 +149,16 @@ def test_compliance_lines_delete_posts_and_erase_authors(wrap: Any) -> None:
     ],
 )
 def test_what_x_lists_beside_posts_is_no_post_and_no_fault(value: Any) -> None:
-    assert read(value, "x", RIGHTS) == Reading()
+    assert read(value, "x", lambda owner: RIGHTS) == Reading()
 
 
 def test_errors_that_x_reports_are_counted_and_not_refused() -> None:
-    assert read(page(post(1), errors=[{"title": "Not Found Error"}] * 3), "x", RIGHTS).errors == 3
+    assert read(page(post(1), errors=[{"title": "Not Found Error"}] * 3), "x", lambda owner: RIGHTS).errors == 3
     problem = {"title": "Unauthorized", "type": "about:blank", "status": 401, "detail": "Unauthorized"}
-    assert read(problem, "x", RIGHTS) == Reading(errors=1)
-    assert read({"errors": [{"message": "m"}], "title": "t", "type": "u"}, "x", RIGHTS) == Reading(errors=1)
+    assert read(problem, "x", lambda owner: RIGHTS) == Reading(errors=1)
+    assert read({"errors": [{"message": "m"}], "title": "t", "type": "u"}, "x", lambda owner: RIGHTS) == Reading(
+        errors=1
+    )
 
 
 BAD_POSTS: list[tuple[str, Any]] = [
@@ -203,7 +206,7 @@ BAD_POSTS: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("reason", "bad"), BAD_POSTS)
 def test_a_bad_post_is_refused_alone_with_its_reason(reason: str, bad: Any) -> None:
-    reading = read(page(post(4), bad, post(2)), "x", RIGHTS)
+    reading = read(page(post(4), bad, post(2)), "x", lambda owner: RIGHTS)
     assert balanced(reading)
     assert [(one.what, one.reason) for one in reading.refusals] == [("post", reason)]
     assert len(reading.said) == 2
@@ -212,7 +215,7 @@ def test_a_bad_post_is_refused_alone_with_its_reason(reason: str, bad: Any) -> N
 
 def test_a_bad_user_costs_the_facts_and_not_the_posts() -> None:
     users = [user(7001, public_metrics={"followers_count": 1e99}), user(7002, name="\ud800"), {"name": "no id"}]
-    reading = read(page(post(1), post(2), post(4), includes={"users": users}), "x", RIGHTS)
+    reading = read(page(post(1), post(2), post(4), includes={"users": users}), "x", lambda owner: RIGHTS)
     assert [(one.what, one.reason) for one in reading.refusals] == [("author", "bad-author")] * 3
     assert [one.events[0].author for one in reading.said] == [None] * 3
 
@@ -224,7 +227,7 @@ def test_a_value_that_is_no_answer_of_xs_is_refused_as_a_whole(value: Any) -> No
 
 def test_parts_of_a_page_that_do_not_fit_are_refused_and_the_rest_is_used() -> None:
     assert reasons({"data": 5}) == [("value", "bad-shape")]
-    reading = read(page(post(1), includes=[user(1)]), "x", RIGHTS)
+    reading = read(page(post(1), includes=[user(1)]), "x", lambda owner: RIGHTS)
     assert [one.reason for one in reading.refusals] == ["bad-shape"]
     assert len(reading.said) == 1
 
@@ -236,7 +239,7 @@ def test_an_empty_object_for_an_empty_list_is_nothing() -> None:
 
 def test_two_polls_of_one_post_in_one_list_are_both_taken_and_one_poll_twice_is_not() -> None:
     later = post(1, public_metrics={"like_count": 6})
-    reading = read(page(post(1), later, post(1)), "x", RIGHTS)
+    reading = read(page(post(1), later, post(1)), "x", lambda owner: RIGHTS)
     assert balanced(reading)
     assert [one.events[1].likes for one in reading.said] == [5, 6]
     assert reading.repeated == 1
