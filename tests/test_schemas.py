@@ -707,7 +707,7 @@ def test_words_of_an_erased_owner_are_none_and_nothing_of_theirs_is_taken_in() -
 def test_every_kind_of_event_has_exactly_one_topic_but_ticked() -> None:
     for kind in all_kinds():
         homes = [topic.name for topic in TOPICS if kind in topic.events]
-        assert homes == (["signals", "preferences"] if kind is e.Ticked else [HOME[kind].name])
+        assert homes == (["interactions", "signals", "preferences"] if kind is e.Ticked else [HOME[kind].name])
     assert all_kinds() == set(KINDS.values())
     assert len({topic.name for topic in TOPICS}) == len(TOPICS)
 
