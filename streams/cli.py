@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streams.cli_look import look, settings_now
+
 if TYPE_CHECKING:
     from streams.settings import Settings
 
@@ -20,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(look)
 DEBUG = False
 
 
@@ -38,18 +41,12 @@ def main_options(
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
-def _settings() -> "Settings":
-    from streams.settings import Settings
-
-    return Settings.from_env()
-
-
 @app.command()
 def up() -> None:
     """Run everything on this machine until Ctrl-C: broker, worker, trainer, server, clock."""
     from streams.up import run_up
 
-    run_up(_settings())
+    run_up(settings_now())
 
 
 @app.command()
@@ -63,7 +60,7 @@ def demo(
     """Show the whole loop once, from posts to a released version, and leave the data for `up` to go on from."""
     from streams.demo import run_demo
 
-    run_demo(_settings(), feed, seed, prompts)
+    run_demo(settings_now(), feed, seed, prompts)
 
 
 @app.command()
@@ -77,7 +74,7 @@ def worker(
 
     if os.environ.get("XINFLUENCER_SUPERVISED"):
         die_with_parent()
-    run_worker(_settings(), agents or (), instance)
+    run_worker(settings_now(), agents or (), instance)
 
 
 @app.command()
@@ -85,7 +82,7 @@ def trainer() -> None:
     """Train a version on every batch that closes."""
     from streams.trainer import run_trainer
 
-    run_trainer(_settings())
+    run_trainer(settings_now())
 
 
 @app.command()
@@ -93,7 +90,7 @@ def server() -> None:
     """Answer people with the released version, over HTTP."""
     from streams.server import run_server
 
-    run_server(_settings())
+    run_server(settings_now())
 
 
 @app.command(hidden=True)
@@ -111,18 +108,67 @@ def zygote() -> None:
 
         run_server(settings)
 
-    run_zygote(_settings(), {"trainer": run_trainer, "server": run_server})
+    def run_embedder(settings: "Settings") -> None:
+        from streams.embedder import run_embedder
+
+        run_embedder(settings)
+
+    run_zygote(settings_now(), {"trainer": run_trainer, "server": run_server, "embedder": run_embedder})
+
+
+@app.command()
+def ticker() -> None:
+    """Write log time for the agents that wait for an age (one a deployment; `up` has its own)."""
+    from streams.commands import run_ticker
+
+    run_ticker(settings_now())
+
+
+@app.command()
+def embedder() -> None:
+    """Keep a vector of every post that may be indexed, in LanceDB."""
+    from streams.embedder import run_embedder
+
+    run_embedder(settings_now())
+
+
+@app.command()
+def sink() -> None:
+    """Copy every topic into tables for analysis, in chDB or ClickHouse."""
+    from streams.sink import run_sink
+    from streams.zygote import die_with_parent
+
+    if os.environ.get("XINFLUENCER_SUPERVISED"):
+        die_with_parent()
+    run_sink(settings_now())
+
+
+@app.command()
+def follow(
+    sources: Annotated[list[str] | None, typer.Argument(help="x, bluesky, mastodon; else XINFLUENCER_FOLLOW.")] = None,
+    from_now: Annotated[
+        bool, typer.Option("--from-now", help="Forget where it stood and take a gap into account.")
+    ] = False,
+) -> None:
+    """Take in live sources until Ctrl-C."""
+    from streams.follow import run_follow
+    from streams.zygote import die_with_parent
+
+    if os.environ.get("XINFLUENCER_SUPERVISED"):
+        die_with_parent()
+    settings = settings_now()
+    run_follow(settings, sources or settings.follow, from_now)
 
 
 @app.command()
 def ingest(
     file: Annotated[str, typer.Argument(help="A file of JSON Lines or JSON (.gz too), or - for standard input.")],
-    source: Annotated[str, typer.Option(help="Whose posts these are, for the rights policy.")] = "x",
+    source: Annotated[str | None, typer.Option(help="Whose posts these are, for the policy; else by content.")] = None,
 ) -> None:
-    """Write posts from a file to `tweets`."""
+    """Write posts from a file to `tweets`: X (v2, v1.1), Jetstream, Mastodon, told apart by what they hold."""
     from streams.commands import run_ingest
 
-    run_ingest(_settings(), file, source)
+    run_ingest(settings_now(), file, source)
 
 
 @app.command()
@@ -130,63 +176,7 @@ def broker() -> None:
     """Run only the embedded Kafka broker until Ctrl-C."""
     from streams.commands import run_broker
 
-    run_broker(_settings())
-
-
-@app.command()
-def topology(
-    png: Annotated[Path | None, typer.Option(help="Draw it into this PNG file.")] = None,
-) -> None:
-    """Print the graph of topics and agents, from the table that runs."""
-    from streams.commands import print_topology
-
-    print_topology(png)
-
-
-@app.command()
-def topics() -> None:
-    """List topics: what they hold, how they are kept, how many records (if the log can be reached)."""
-    from streams.commands import print_topics
-
-    print_topics(_settings())
-
-
-@app.command()
-def replay(
-    out: Annotated[Path, typer.Option(help="File to write: JSON Lines in TRL's prompt/chosen/rejected shape.")],
-) -> None:
-    """Rebuild the training set from the log; the same log gives the same bytes."""
-    from streams.commands import run_replay
-
-    run_replay(_settings(), out)
-
-
-@app.command()
-def verify() -> None:
-    """Fold the whole log again and say whether every output follows from its input."""
-    from streams.commands import run_verify
-
-    run_verify(_settings())
-
-
-@app.command()
-def command(
-    what: Annotated[str, typer.Argument(help="release, roll-back or retract")],
-    version: Annotated[str, typer.Argument(help="The version's sha256 (64 digits).")],
-    reason: Annotated[str, typer.Option(help="Why; it is kept for ever.")],
-) -> None:
-    """Give an operator's command about a version."""
-    from streams.commands import run_command
-
-    run_command(_settings(), what, version, reason)
-
-
-@app.command()
-def settings() -> None:
-    """List every setting, its variable and its value."""
-    from streams.commands import print_settings
-
-    print_settings(_settings())
+    run_broker(settings_now())
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Commands: the short ones, each a few lines around a function that does it."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -32,7 +33,23 @@ def _vault(settings: Settings) -> Vault:
     return Vault(settings.data / "vault" / "keys.sqlite")
 
 
-def run_ingest(settings: Settings, file: str, source: str) -> None:
+def run_ticker(settings: Settings) -> None:
+    """Write log time until a signal."""
+    from streams.supervisor import tick_for_ever
+
+    async def run() -> None:
+        kafka = settings.kafka()
+        await ensure_topics(kafka, specs(settings))
+        ticking = asyncio.ensure_future(tick_for_ever(settings, kafka))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, ticking.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await ticking
+
+    asyncio.run(run())
+
+
+def run_ingest(settings: Settings, file: str, source: str | None) -> None:
     """Write a file's posts to the log and say what became of them."""
     from streams.ingest import ingest
     from streams.lines import read_lines

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from streams.kafka import KafkaSettings
 from streams.sender import Sender
 from streams.settings import Settings
 from streams.shell import EXIT_REFUSED
-from streams.topology import TICKED
+from streams.topology import TICKED, stages
 
 log = logging.getLogger("xinfluencer.supervisor")
 
@@ -35,6 +35,8 @@ BACKOFF_S_MIN, BACKOFF_S_MAX = 0.2, 10.0
 HEALTHY_S = 20.0  # after this long alive, the next back-off starts from the beginning
 STOP_S_MAX = 10.0
 STILL_S_MAX = 45.0  # records wait and none is applied for so long: end it
+APART = ("graph",)  # agents that may block for seconds, so they have a process of their own
+FORKED = ("trainer", "server", "embedder")  # they need torch
 SILENT_S_MAX = 30.0  # no status for so long: end it
 
 
@@ -101,19 +103,22 @@ class Deployment:
         await self._first(self._broker_up.wait())
 
     async def start(self, *names: str) -> None:
-        """Start and keep `worker`, `trainer`, `server`, `ticker`."""
-        if {"trainer", "server"} & set(names):
+        """Start and keep `worker`, the agents of APART, `ticker`, what the zygote forks, and any other command."""
+        if set(FORKED) & set(names):
             self._keep("models", self._run_zygote)
         for name in names:
-            if name == "worker":
-                self._keep(name, self._run_worker)
-                self._beside.append(
-                    asyncio.create_task(self._watch(places.run(self.settings) / "worker-0.status.json"))
-                )
+            if name == "worker" or name in APART:
+                instance = "0" if name == "worker" else name
+                agents = _agents(name, names)
+                self._keep(name, partial(self._run_child, name, ["worker", *agents, "--instance", instance]))
+                status = places.run(self.settings) / f"worker-{instance}.status.json"
+                self._beside.append(asyncio.create_task(self._watch(name, status)))
             elif name == "ticker":
                 self._beside.append(asyncio.create_task(self._tick()))
-            else:
+            elif name in FORKED:
                 self._keep(name, partial(self._run_forked, name))
+            else:
+                self._keep(name, partial(self._run_child, name, [name]))
 
     async def stop(self) -> None:
         """End everything, the broker last."""
@@ -121,9 +126,10 @@ class Deployment:
         for task in self._beside:
             task.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)
-        for name in ("worker", "server", "trainer", "models"):
+        last = ("models", "broker")
+        await asyncio.gather(*(self._end(name) for name in list(self.pids) if name not in last))
+        for name in last:
             await self._end(name)
-        await self._end("broker")
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -214,10 +220,8 @@ class Deployment:
         self._broker_up.set()
         return await asyncio.to_thread(process.wait)
 
-    async def _run_worker(self) -> int:
-        return await self._run_child("worker", [sys.executable, "-m", "streams.cli", "worker"])
-
-    async def _run_child(self, name: str, command: list[str]) -> int:
+    async def _run_child(self, name: str, arguments: list[str]) -> int:
+        command = [sys.executable, "-m", "streams.cli", *arguments]
         folder = places.logs(self.settings)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open(folder / f"{name}.log", "ab") as output:
@@ -272,24 +276,13 @@ class Deployment:
     # ---- time and watching ------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        """Write log time into the topics whose agents wait for an age."""
-        sender = Sender(self.settings, self.kafka)
-        try:
-            while not self._stopping:
-                try:
-                    await sender.send(ticks(self.settings, int(time.time() * 1000)))
-                except Exception as error:  # noqa: BLE001 - the next tick makes up for this one
-                    log.warning("no tick: %r", error)
-                    await sender.stop()
-                await asyncio.sleep(self.settings.tick_s)
-        finally:
-            await sender.stop()
+        await tick_for_ever(self.settings, self.kafka)
 
-    async def _watch(self, status: Path) -> None:
+    async def _watch(self, name: str, status: Path) -> None:
         moved, applied = time.monotonic(), -1
         while not self._stopping:
             await asyncio.sleep(1.0)
-            pid = self.pids.get("worker")
+            pid = self.pids.get(name)
             try:
                 told = json.loads(status.read_text())
             except (OSError, ValueError):
@@ -300,10 +293,33 @@ class Deployment:
                 moved, applied = time.monotonic(), told.get("applied", -1)
             silent = time.time() - told["time"] if told.get("pid") == pid else 0.0
             if pid is not None and (time.monotonic() - moved > STILL_S_MAX or silent > SILENT_S_MAX):
-                self.tell("worker stands still; ending it")
+                self.tell(f"{name} stands still; ending it")
                 moved = time.monotonic()
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+async def tick_for_ever(settings: Settings, kafka: KafkaSettings) -> None:
+    """Write log time into the topics whose agents wait for an age, until cancelled."""
+    sender = Sender(settings, kafka)
+    try:
+        while True:
+            try:
+                await sender.send(ticks(settings, int(time.time() * 1000)))
+            except Exception as error:  # noqa: BLE001 - the next tick makes up for this one
+                log.warning("no tick: %r", error)
+                await sender.stop()
+            await asyncio.sleep(settings.tick_s)
+    finally:
+        await sender.stop()
+
+
+def _agents(name: str, names: Sequence[str]) -> list[str]:
+    """Give the agents that a worker runs beside those of APART: none named means all."""
+    apart = [one for one in APART if one in names]
+    if name in apart:
+        return [name]
+    return [stage.name for stage in stages() if stage.name not in apart] if apart else []
 
 
 def require_port(settings: Settings) -> None:

@@ -23,7 +23,9 @@ async def _up(settings: Settings, screen: Screen) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with deployment(settings, {}, lambda text: screen.say(f"  {text}")) as running:
-        await start_all(running, screen, "worker", "trainer", "server", "ticker")
+        live = ["follow"] if settings.follow else []
+        names = ("worker", "graph", "trainer", "server", "embedder", "sink", "ticker", *live)
+        await start_all(running, screen, *names)
         stopped = asyncio.create_task(stop.wait())
         ready = asyncio.create_task(_tell_when_ready(settings, screen))
         waiting: set[asyncio.Future[Any]] = {stopped, running.failed}

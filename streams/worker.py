@@ -52,6 +52,7 @@ def make_app(
     kafka: KafkaSettings,
     table: tuple[Stage, ...],
     logs: dict[str, str],
+    group: str,
     instance: str,
     run: Path,
     crash_point: Any,
@@ -61,7 +62,7 @@ def make_app(
     # A static instance id that stays while the topics change is never given the new ones, so the topics are in it.
     static = f"{instance}-{hashlib.sha256(' '.join(topics).encode()).hexdigest()[:12]}"
     app = ChunkApp(
-        settings.group("worker"),
+        group,
         broker=[f"kafka://{server}" for server in kafka.servers],
         consumer_group_instance_id=static,
         broker_session_timeout=SESSION_S,
@@ -115,6 +116,8 @@ def run_worker(settings: Settings, names: Sequence[str] = (), instance: str = "0
     run.mkdir(parents=True, exist_ok=True)
 
     table = chosen(stages(settings.tuning), names)
+    # Workers with other agents are other groups: one that joins must not make the rest let go of what they hold.
+    group = settings.group("-".join(("worker", *sorted(names))))
 
     async def prepare() -> dict[str, str]:
         await ensure_topics(kafka, specs(settings))
@@ -128,7 +131,7 @@ def run_worker(settings: Settings, names: Sequence[str] = (), instance: str = "0
     gc.set_threshold(100_000, 50, 100)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    app = make_app(settings, kafka, table, logs, instance, run, crash.from_env())
+    app = make_app(settings, kafka, table, logs, group, instance, run, crash.from_env())
     worker = faust.Worker(app, loop=loop, quiet=True, override_logging=False)
     worker.spinner = None  # it writes terminal codes into log files
     worker.execute_from_commandline()

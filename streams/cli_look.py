@@ -1,0 +1,170 @@
+"""Command line, second half: commands that look at what is there, or say one thing to it, and end."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+look = typer.Typer()
+graph = typer.Typer(help="Who is influential, and who belongs together.", no_args_is_help=True)
+policy = typer.Typer(help="What may be done with which posts.", no_args_is_help=True)
+rules = typer.Typer(help="What X's filtered stream is asked for.", no_args_is_help=True)
+look.add_typer(graph, name="graph")
+look.add_typer(policy, name="policy")
+look.add_typer(rules, name="x-rules")
+
+
+def settings_now() -> "Settings":
+    """Read the settings; late, so that --help needs nothing."""
+    from streams.settings import Settings
+
+    return Settings.from_env()
+
+
+@look.command()
+def topology(
+    png: Annotated[Path | None, typer.Option(help="Draw it into this PNG file.")] = None,
+) -> None:
+    """Print the graph of topics and agents, from the table that runs."""
+    from streams.commands import print_topology
+
+    print_topology(png)
+
+
+@look.command()
+def topics() -> None:
+    """List topics: what they hold, how they are kept, how many records (if the log can be reached)."""
+    from streams.commands import print_topics
+
+    print_topics(settings_now())
+
+
+@look.command()
+def replay(
+    out: Annotated[Path, typer.Option(help="File to write: JSON Lines in TRL's prompt/chosen/rejected shape.")],
+) -> None:
+    """Rebuild the training set from the log; the same log gives the same bytes."""
+    from streams.commands import run_replay
+
+    run_replay(settings_now(), out)
+
+
+@look.command()
+def verify() -> None:
+    """Fold the whole log again and say whether every output follows from its input."""
+    from streams.commands import run_verify
+
+    run_verify(settings_now())
+
+
+@look.command()
+def command(
+    what: Annotated[str, typer.Argument(help="release, roll-back or retract")],
+    version: Annotated[str, typer.Argument(help="The version's sha256 (64 digits).")],
+    reason: Annotated[str, typer.Option(help="Why; it is kept for ever.")],
+) -> None:
+    """Give an operator's command about a version."""
+    from streams.commands import run_command
+
+    run_command(settings_now(), what, version, reason)
+
+
+@look.command()
+def settings() -> None:
+    """List every setting, its variable and its value."""
+    from streams.commands import print_settings
+
+    print_settings(settings_now())
+
+
+@look.command()
+def similar(
+    post: Annotated[str | None, typer.Argument(help="A post's id; or give --text.")] = None,
+    text: Annotated[str | None, typer.Option(help="Words to look for in place of a post.")] = None,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, max=100)] = 10,
+    source: Annotated[str | None, typer.Option(help="Only posts of this source.")] = None,
+    lang: Annotated[str | None, typer.Option(help="Only posts in this language.")] = None,
+) -> None:
+    """Find the posts whose meaning is nearest."""
+    from streams.similar import run_similar
+
+    run_similar(settings_now(), post, text, number, source, lang)
+
+
+@look.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT; tables and columns: SHOW TABLES, DESCRIBE name.")],
+    form: Annotated[str, typer.Option("--format", help="table, json or csv")] = "table",
+) -> None:
+    """Ask the analytics tables; nothing can be changed."""
+    from streams.analytics import run_sql
+
+    run_sql(settings_now(), query, form)
+
+
+@look.command()
+def report(
+    name: Annotated[str | None, typer.Argument(help="Which one; without it, list them.")] = None,
+    days: Annotated[int, typer.Option(help="How far back.", min=1, max=36_500)] = 30,
+    png: Annotated[Path | None, typer.Option(help="Draw it into this PNG file.")] = None,
+) -> None:
+    """Print a named report over the analytics tables, with a chart if wanted."""
+    from streams.reports import run_report
+
+    run_report(settings_now(), name, days, png)
+
+
+@graph.command()
+def top(number: Annotated[int, typer.Option("--number", "-n", min=1, max=10_000)] = 20) -> None:
+    """List the most influential authors."""
+    from streams.graph_view import run_graph_top
+
+    run_graph_top(settings_now(), number)
+
+
+@graph.command()
+def author(name: Annotated[str, typer.Argument(help="An author's id, such as x:@12.")]) -> None:
+    """Show one author's place in the graph, and who acts towards whom."""
+    from streams.graph_view import run_graph_author
+
+    run_graph_author(settings_now(), name)
+
+
+@graph.command()
+def export(
+    file: Annotated[Path, typer.Argument(help=".graphml or .json (node-link); .png draws it.")],
+) -> None:
+    """Write the graph to a file."""
+    from streams.graph_view import run_graph_export
+
+    run_graph_export(settings_now(), file)
+
+
+@policy.command()
+def explain(
+    post: Annotated[str, typer.Argument(help="A post's id, or a Bluesky at:// URI.")],
+    author: Annotated[str | None, typer.Option(help="Its author's id, where known: far less to read.")] = None,
+) -> None:
+    """Say what may be done with a post, and why."""
+    from streams.policy_explain import run_policy_explain
+
+    run_policy_explain(settings_now(), post, author)
+
+
+@rules.command("list")
+def list_rules() -> None:
+    """List the rules that X holds for this token."""
+    from streams.x_rules import run_rules_list
+
+    run_rules_list(settings_now())
+
+
+@rules.command("set")
+def set_rules(file: Annotated[Path, typer.Argument(help="The rules wanted; see docs/SOURCES.md.")]) -> None:
+    """Make X hold just the rules of a file; others' rules are left alone."""
+    from streams.x_rules import run_rules_set
+
+    run_rules_set(settings_now(), file)
