@@ -52,7 +52,7 @@ def up() -> None:
 @app.command()
 def demo(
     feed: Annotated[
-        Path | None, typer.Option(help="X API v2 posts or pages (JSON Lines, .gz) in place of the simulator.")
+        Path | None, typer.Option(help="A file of posts (X, Jetstream, Mastodon; .gz too) in place of the simulator.")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same posts, answers, pairs and adapter.")] = 7,
     prompts: Annotated[int, typer.Option(help="Questions asked of the server.", min=4, max=200)] = 16,

@@ -15,6 +15,8 @@ rules = typer.Typer(help="What X's filtered stream is asked for.", no_args_is_he
 look.add_typer(graph, name="graph")
 look.add_typer(policy, name="policy")
 look.add_typer(rules, name="x-rules")
+letters = typer.Typer(help="What could not be used, and why.", no_args_is_help=True)
+look.add_typer(letters, name="dead-letters")
 
 
 def settings_now() -> "Settings":
@@ -168,3 +170,30 @@ def set_rules(file: Annotated[Path, typer.Argument(help="The rules wanted; see d
     from streams.x_rules import run_rules_set
 
     run_rules_set(settings_now(), file)
+
+
+@letters.command("list")
+def list_letters(reason: Annotated[str | None, typer.Option(help="List those of one reason.")] = None) -> None:
+    """Count them by stage and reason."""
+    from streams.dead_letters import run_list
+
+    run_list(settings_now(), reason)
+
+
+@letters.command()
+def show(letter: Annotated[str, typer.Argument(help="Its id.")]) -> None:
+    """Show one, and the first bytes of what was refused."""
+    from streams.dead_letters import run_show
+
+    run_show(settings_now(), letter)
+
+
+@letters.command("replay")
+def replay_letters(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of letters.")] = None,
+    reason: Annotated[str | None, typer.Option(help="All of one reason, in place of ids.")] = None,
+) -> None:
+    """Write the records that they name again, once the cause is mended."""
+    from streams.dead_letters import run_replay_letters
+
+    run_replay_letters(settings_now(), ids or [], reason)

@@ -76,6 +76,23 @@ class Memory(msgspec.Struct):
     ignored: int = 0  # duplicates absorbed
 
 
+_PACK = msgspec.msgpack.Encoder()
+
+
+def memory_type(stage: Stage) -> Any:
+    """Give Memory with the stage's own type of state, for decoding."""
+    return msgspec.defstruct(
+        "Memory",
+        [("state", stage.state_type), *[(f.name, f.type) for f in msgspec.structs.fields(Memory) if f.name != "state"]],
+    )
+
+
+def unpack(data: bytes, stage: Stage) -> Memory:
+    """Read a Memory from msgpack."""
+    typed = msgspec.msgpack.decode(data, type=memory_type(stage))
+    return Memory(**{name: getattr(typed, name) for name in Memory.__struct_fields__})
+
+
 class StepFailed(Exception):
     """A step raised: a fault of ours, not of the record's. The process must stop before anything follows from it."""
 
@@ -94,6 +111,24 @@ class Fold:
         self.width = width
         self.keys = keys
         self.memory = Memory(stage.state())
+        self.set_aside: dict[int, str] = {}  # offset -> why: records that a step failed on, as their letters say
+
+    def take_with_care(self, raws: Sequence[Raw]) -> list[Sent]:
+        """Apply records among which a step failed before: halved until the one that fails is alone, and a dead letter.
+
+        Every attempt begins from a copy of what was known. The record's id is not remembered, so that it can be
+        replayed once the step is mended.
+        """
+        before = _PACK.encode(self.memory)
+        try:
+            return self.take(raws)
+        except StepFailed as failed:
+            self.memory = unpack(before, self.stage)
+            if len(raws) == 1:
+                self.set_aside[raws[0].offset] = repr(failed.__cause__)
+                return self.take(raws)
+            half = len(raws) // 2
+            return self.take_with_care(raws[:half]) + self.take_with_care(raws[half:])
 
     def take(self, raws: Sequence[Raw]) -> list[Sent]:
         """Apply records in order. Splitting the sequence changes neither what is sent nor what is remembered."""
@@ -126,6 +161,8 @@ class Fold:
         return f"{self.stage.reads.name}/{self.partition}/{raw.offset}/{fingerprint(raw)}"
 
     def _read(self, raw: Raw) -> Record | None:
+        if raw.offset in self.set_aside:
+            raise Refused("step-failed", self.set_aside[raw.offset])
         record = envelope.decode(
             self.stage.reads.name, self.partition, raw.offset, raw.timestamp, raw.headers, raw.value
         )

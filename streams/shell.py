@@ -25,6 +25,7 @@ from streams.sender import Sender
 from streams.settings import Settings
 from streams.snapshots import Bound, ClaimLost, SnapshotFolder, SnapshotRefused
 from streams.transport import Chunk
+from streams.trouble import ATTEMPTS_MAX, Trouble
 from streams.vault import Vault
 
 log = logging.getLogger("xinfluencer.worker")
@@ -81,6 +82,7 @@ class Shell:
         self.vault = Vault(settings.data / "vault" / "keys.sqlite")
         self.snapshots = SnapshotFolder(settings.data / "snapshots")
         self.sender = Sender(settings, kafka)
+        self.trouble = Trouble(settings.data / "run")
         self.crash_point = crash_point
         self.consumer: Any = None
         self.epoch = -1
@@ -168,7 +170,8 @@ class Shell:
         except ClaimLost as lost:
             stop_process(str(lost))
         except StepFailed as failed:
-            await self.alert("step-failed", str(failed))
+            attempts = self.trouble.failed(chunk.tp.topic, chunk.tp.partition, chunk.start, chunk.end)
+            await self.alert("step-failed", f"{failed} (attempt {attempts} of {ATTEMPTS_MAX})")
             stop_process(str(failed))
         except BaseException as error:  # noqa: BLE001 - fail-stop is the whole of our error handling
             stop_process(f"{chunk.tp.topic}/{chunk.tp.partition} {chunk.start}..{chunk.end}: {error!r}")
@@ -181,13 +184,14 @@ class Shell:
         if owned is None or chunk.epoch != self.epoch:
             self.stale_chunks += 1
             return
-        memory = owned.fold.memory
-        if memory.next != chunk.start:
-            stop_process(f"a hole: {chunk.tp} stands at {memory.next}, the chunk starts at {chunk.start}")
+        at = owned.fold.memory.next
+        if at != chunk.start:
+            stop_process(f"a hole: {chunk.tp} stands at {at}, the chunk starts at {chunk.start}")
         owned.busy = True
         self.vault.refresh()
         self.crash_point("before-take")
-        sent = owned.fold.take(chunk.records)
+        troubled = self.trouble.touches(chunk.tp.topic, chunk.tp.partition, chunk.start, chunk.end)
+        sent = owned.fold.take_with_care(chunk.records) if troubled else owned.fold.take(chunk.records)
         self.crash_point("after-take")
         for one in sent:
             if isinstance(one.event, AuthorForgotten):
@@ -198,7 +202,7 @@ class Shell:
         if self.owned.get(chunk.tp) is not owned:
             self.stale_chunks += 1
             return
-        memory.next = chunk.end
+        owned.fold.memory.next = chunk.end
         owned.dirty = True
         self.applied += len(chunk.records)
         if self._due(owned):

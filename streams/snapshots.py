@@ -12,11 +12,10 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from streams.fold import Fold, Memory, Stage
+from streams.fold import Fold, Memory, unpack
 
 MAGIC = b"xinfluencer-snapshot-1\n"
 
@@ -55,14 +54,6 @@ def state_hash(memory: Memory) -> str:
     return hashlib.sha256(_CANONICAL.encode(memory.state)).hexdigest()
 
 
-def memory_type(stage: Stage) -> Any:
-    """Give Memory with the stage's own type of state, for decoding."""
-    return msgspec.defstruct(
-        "Memory",
-        [("state", stage.state_type), *[(f.name, f.type) for f in msgspec.structs.fields(Memory) if f.name != "state"]],
-    )
-
-
 def encode(fold: Fold, bound: Bound) -> bytes:
     """Write a fold's memory as bytes: magic, sha256, body."""
     body = _ENCODER.encode(Snapshot(bound, msgspec.Raw(_ENCODER.encode(fold.memory))))
@@ -81,8 +72,7 @@ def decode(data: bytes, fold: Fold, bound: Bound) -> Memory | None:
             f"{_words(bound)}. If the broker's folder was wiped on purpose, remove the snapshot folder too; "
             "if a stage changed, drain it first."
         )
-    typed = msgspec.msgpack.decode(snapshot.memory, type=memory_type(fold.stage))
-    return Memory(**{name: getattr(typed, name) for name in Memory.__struct_fields__})
+    return unpack(bytes(snapshot.memory), fold.stage)
 
 
 def _words(bound: Bound) -> str:

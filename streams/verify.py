@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from schemas import envelope
 from schemas.envelope import Refused
+from schemas.events import RecordRefused
 from schemas.seal import Keys
-from schemas.topics import BY_NAME, TOPICS, partitions
+from schemas.topics import BY_NAME, DEAD_LETTERS, TOPICS, partitions
 from streams.fold import Fold, Raw, Stage
 from streams.snapshots import state_hash
 
@@ -34,9 +35,11 @@ def verify(log: Log, table: Sequence[Stage], width: int, keys: Keys) -> Verdict:
     verdict = Verdict()
     made: dict[tuple[str, int], dict[str, bytes]] = {place: {} for place in log}
     stages = {stage.name for stage in table}
+    aside = set_aside(log)
     for stage in table:
         for partition in range(partitions(stage.reads, width)):
             fold = Fold(stage, partition, width, keys)
+            fold.set_aside = aside.get((stage.name, partition), {})
             records = log[stage.reads.name, partition]
             for start in range(0, len(records), CHUNK):
                 for sent in fold.take(records[start : start + CHUNK]):
@@ -47,6 +50,20 @@ def verify(log: Log, table: Sequence[Stage], width: int, keys: Keys) -> Verdict:
         for partition in range(partitions(topic, width)):
             _compare(verdict, log[topic.name, partition], made[topic.name, partition], stages, (topic.name, partition))
     return verdict
+
+
+def set_aside(log: Log) -> dict[tuple[str, int], dict[int, str]]:
+    """Read from the dead letters which records a step failed on: (stage, partition) -> {offset: why}."""
+    found: dict[tuple[str, int], dict[int, str]] = {}
+    for raw in log.get((DEAD_LETTERS.name, 0), ()):
+        try:
+            letter = envelope.decode(DEAD_LETTERS.name, 0, raw.offset, raw.timestamp, raw.headers, raw.value).event
+        except Refused:
+            continue
+        if isinstance(letter, RecordRefused) and letter.reason == "step-failed":
+            _, partition, offset = letter.place.split("/")
+            found.setdefault((letter.stage, int(partition)), {})[int(offset)] = letter.detail
+    return found
 
 
 def _compare(
