@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from schemas.compat import breaks
 from schemas.envelope import TYPE_PREFIX
 from schemas.facts import Event
 from schemas.topics import KINDS
@@ -30,12 +31,18 @@ def path_of(kind: type[Event], version: int | None = None) -> Path:
     return GOLDEN / f"{kind.__name__}.v{kind.VERSION if version is None else version}.json"
 
 
+class ShapeBroken(Exception):
+    """Records written under a shape of this version would be refused, or lose something, under the new one."""
+
+
 def write() -> list[Path]:
-    """Write the golden files of the present versions; gives those that changed."""
+    """Write the golden files of the present versions; gives those that changed. ShapeBroken where one may not."""
     GOLDEN.mkdir(exist_ok=True)
     changed = []
     for kind in KINDS.values():
         path, text = path_of(kind), json_schema(kind)
+        if path.exists() and (broken := breaks(json.loads(path.read_text("utf-8")), json.loads(text))):
+            raise ShapeBroken(f"{kind.__name__} v{kind.VERSION}: {'; '.join(broken)}: raise its VERSION first")
         if not path.exists() or path.read_text("utf-8") != text:
             path.write_text(text, "utf-8")
             changed.append(path)
