@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 app.add_typer(look)
 DEBUG = False
+REFUSALS = ("SettingsRefused", "KafkaSettingsRefused", "Fenced", "SourceRefused", "CursorRefused")
+"""Errors that starting again will not mend: exit code 78 (EX_CONFIG) tells the supervisor that a person must act."""
 
 
 @app.callback()
@@ -145,7 +147,9 @@ def sink() -> None:
 
 @app.command()
 def follow(
-    sources: Annotated[list[str] | None, typer.Argument(help="x, bluesky, mastodon; else XINFLUENCER_FOLLOW.")] = None,
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="x, x-compliance, bluesky, mastodon; else XINFLUENCER_FOLLOW.")
+    ] = None,
     from_now: Annotated[
         bool, typer.Option("--from-now", help="Forget where it stood and take a gap into account.")
     ] = False,
@@ -195,7 +199,7 @@ def _one_sentence() -> Iterator[None]:
         print(f"xinfluencer: {sentence if known else f'{name}: {sentence}'}", file=sys.stderr)
         if not known:
             print("Run it again with --debug in front of the command for the traceback.", file=sys.stderr)
-        sys.exit(78 if name in ("SettingsRefused", "KafkaSettingsRefused", "Fenced") else 1)
+        sys.exit(78 if name in REFUSALS else 1)
 
 
 def main(arguments: list[str] | None = None) -> Any:

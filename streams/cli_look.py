@@ -197,3 +197,14 @@ def replay_letters(
     from streams.dead_letters import run_replay_letters
 
     run_replay_letters(settings_now(), ids or [], reason)
+
+
+@look.command()
+def comply(
+    file: Annotated[str, typer.Argument(help="Results of a batch compliance job of X's, JSON Lines.")],
+    kind: Annotated[str, typer.Option("--type", help="What the job was about: tweets or users.")] = "tweets",
+) -> None:
+    """Delete and erase what X's compliance job says is gone."""
+    from streams.comply import run_comply
+
+    run_comply(settings_now(), file, kind)

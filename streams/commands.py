@@ -87,6 +87,13 @@ def _now_ms() -> int:
 
 def told(summary: "Summary") -> list[str]:
     """Say what was taken in and what became of it."""
+    rest = {
+        "reactions": summary.reactions,
+        "reactions undone": summary.retractions,
+        "declared intents": summary.intents,
+        "accounts hidden or shown": summary.hidden + summary.shown,
+        "of no use": summary.of_no_use,
+    }
     said = [
         (
             f"{summary.posts} posts, {summary.engagements} reaction counts, {summary.deletions} deletions, "
@@ -95,6 +102,11 @@ def told(summary: "Summary") -> list[str]:
         "under "
         + (", ".join(f"{name}: {number}" for name, number in sorted(summary.by_policy.items())) or "no policy"),
     ]
+    if any(rest.values()):
+        said.append(", ".join(f"{number} {name}" for name, number in rest.items() if number))
+    if summary.withheld:
+        may = ", ".join(f"{purpose}: {number}" for purpose, number in sorted(summary.withheld.items()))
+        said.append(f"posts that the policy keeps from each purpose: {may}")
     if summary.errors_reported:
         said.append(f"{summary.errors_reported} partial errors that the source itself reported")
     if summary.refused:

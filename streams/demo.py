@@ -20,7 +20,7 @@ from agents.pairing import judged
 from schemas import envelope
 from schemas.events import RewardClosed
 from schemas.learned import ModelRefused, ModelReleased, ModelTrained, PairFormed
-from schemas.topics import PREFERENCES, SIGNALS, TOPICS
+from schemas.topics import INTERACTIONS, PREFERENCES, SIGNALS, TOPICS
 from streams import places
 from streams.commands import told
 from streams.dataset import closed_batches
@@ -53,7 +53,7 @@ def run_demo(settings: Settings, feed: Path | None, seed: int, prompts: int) -> 
     """Run it; what it prints is its result. The folder of the run before is kept beside as demo.previous."""
     if feed is not None and not feed.exists():
         raise FileNotFoundError(
-            f"there is no file {feed}: give FEED a file of X API v2 posts or pages (.jsonl or .jsonl.gz)"
+            f"there is no file {feed}: give FEED a file of posts, as X, Jetstream or Mastodon give them (.jsonl, .gz)"
         )
     folder = settings.data / "demo"
     previous = settings.data / "demo.previous"
@@ -114,6 +114,7 @@ class Demo:
     async def _parts(self, running: Deployment) -> None:
         await self._patiently(lambda: ensure_topics(self.kafka, specs(self.settings)))
         await self._posts()
+        await self._tick_when_settled(INTERACTIONS.name)  # the graph is measured, and its scores go to `signals`
         await self._tick_when_settled(SIGNALS.name)
         await self._rewards("post")
         self.screen.head("the server loads the base model")
@@ -144,7 +145,7 @@ class Demo:
                 with self.screen.progress("posts taken in") as advance:
                     return await ingest(
                         lines,
-                        "x",
+                        None,
                         self.settings,
                         self.sender,
                         self.vault,

@@ -14,21 +14,35 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from schemas import envelope
 from schemas.envelope import Refused
 from schemas.events import RecordRefused
-from schemas.facts import Event, RefusedContent, Rights
-from schemas.posts import AuthorErased, EngagementObserved, PostDeleted, PostObserved
+from schemas.facts import MS_MAX, Event, RefusedContent
+from schemas.ids import digest
+from schemas.posts import (
+    AuthorErased,
+    AuthorHidden,
+    AuthorShown,
+    EngagementObserved,
+    IntentDeclared,
+    PostDeleted,
+    PostEdited,
+    PostObserved,
+    ReactionObserved,
+    ReactionRetracted,
+)
 from schemas.seal import Keys
+from streams.firsts import Firsts, firsts_file
 from streams.fold import HEAD_BYTES_MAX, Sent
+from streams.formats import read, source_of
+from streams.intents import Intents, intents_file
 from streams.lines import Damage, IngestRefused, Item, Line, Value, parse
-from streams.policy import Policy
-from streams.reading import Said
-from streams.records import outside
+from streams.policy import PURPOSES, UNKNOWN, Policy
+from streams.reading import RightsOf, Said
+from streams.records import content_id, outside
 from streams.settings import Settings
-from streams.xv2 import read
 from streams.xv2_post import canonical
 
 CHUNK_RECORDS_MAX = 2_000
@@ -44,23 +58,63 @@ class Sends(Protocol):
         """Return when every record is acknowledged, or raise."""
 
 
+class Known(NamedTuple):
+    """What a deployment remembers where words come in: what authors declared, and whom posts were first seen of."""
+
+    intents: Intents
+    firsts: Firsts
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Known":
+        """Open the deployment's files, beside its vault."""
+        return cls(Intents(intents_file(settings.data)), Firsts(firsts_file(settings.data)))
+
+    def close(self) -> None:
+        """Close the files."""
+        self.intents.close()
+        self.firsts.close()
+
+
+COUNTED: dict[type[Event], str] = {
+    PostObserved: "posts",
+    PostEdited: "posts",
+    EngagementObserved: "engagements",
+    PostDeleted: "deletions",
+    ReactionObserved: "reactions",
+    ReactionRetracted: "retractions",
+    IntentDeclared: "intents",
+    AuthorHidden: "hidden",
+    AuthorShown: "shown",
+    AuthorErased: "erased",
+}
+TIMELY = (IntentDeclared, AuthorHidden, AuthorShown)
+"""What may be said, unsaid and said again in the same words: only the message around it tells the times apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """What came in and what became of it."""
 
     lines: int = 0  # lines, or values where there are no lines; blank ones are not counted
     bytes: int = 0
-    without_posts: int = 0  # pages that were understood and hold none: users, counts, X's own errors
     posts_in: int = 0
     posts: int = 0
     repeated: int = 0  # met twice in one page
     engagements: int = 0
     deletions: int = 0
+    reactions: int = 0
+    retractions: int = 0
+    intents: int = 0
+    hidden: int = 0
+    shown: int = 0
     erased: int = 0
+    of_no_use: int = 0  # understood, and nothing in it for us: profiles, keep-alives, what X lists beside posts
     refused: Mapping[str, int] = field(default_factory=dict)  # by reason
     refused_posts: int = 0
     errors_reported: int = 0  # partial errors in X's pages, which are no faults of ours
+    by_source: Mapping[str, int] = field(default_factory=dict)  # posts of each source
     by_policy: Mapping[str, int] = field(default_factory=dict)  # posts under each policy
+    withheld: Mapping[str, int] = field(default_factory=dict)  # posts that may not be used, by purpose; index: refused
 
     @property
     def unaccounted(self) -> int:
@@ -72,41 +126,43 @@ Progress = Callable[[Summary], None]
 
 
 async def ingest(
-    lines: Iterable[Item], source: str, settings: Settings, sender: Sends, keys: Keys, policy: Policy,
-    clock_ms: Callable[[], int], progress: Progress | None = None,
+    lines: Iterable[Item], source: str | None, settings: Settings, sender: Sends, keys: Keys, policy: Policy,
+    clock_ms: Callable[[], int], progress: Progress | None = None, known: Known | None = None,
 ) -> Summary:  # fmt: skip
     """Take in what `streams.lines.read_lines` gives; returns when all of it is acknowledged.
 
-    Each chunk carries the time that `clock_ms` said when it was begun. Raises IngestRefused for a source that cannot
-    be one, and what the sender raises; then some chunks are in the log, and taking in all again adds nothing visible.
+    `source` None: each value's own, told by its content. Each chunk carries the time that `clock_ms` said when it was
+    begun. `known` is what the deployment remembers (its own files if not given). Raises IngestRefused for a source that
+    cannot be one, and what the sender raises; then some chunks are in the log, and taking in all again adds nothing
+    visible.
     """
-    if not SOURCE.fullmatch(source):
-        raise IngestRefused(f"{source!r} cannot be a source: use a name of small letters, digits and dashes.")
-    intake = _Intake(source, settings.partitions, keys, policy.rights(source))
-    records = intake.records(lines)
-    refresh = getattr(keys, "refresh", None)
-    more = True
-    while more:
-        intake.time_ms = clock_ms()
-        if refresh is not None:
-            refresh()  # another process may have destroyed a key since the last chunk
-        # In a thread, for reading may wait and sealing takes its time, while the producer must keep its connections.
-        chunk, more = await asyncio.to_thread(_chunk, records)
-        if chunk:
-            await sender.send(chunk)
-        if progress is not None:
-            progress(intake.summary())
-    return intake.summary()
+    opened = known or Known.of(settings)
+    try:
+        intake = Intake(source, settings, keys, policy, opened)
+        records = intake.records(lines)
+        more = True
+        while more:
+            intake.begin(clock_ms())
+            # In a thread: reading may wait and sealing takes its time, while the producer must keep its connections.
+            chunk, more = await asyncio.to_thread(_chunk, records)
+            if chunk:
+                await sender.send(chunk)
+            if progress is not None:
+                progress(intake.summary())
+        return intake.summary()
+    finally:
+        if known is None:
+            opened.close()
 
 
 async def ingest_values(
-    values: Iterable[Any], source: str, settings: Settings, sender: Sends, keys: Keys, policy: Policy,
-    clock_ms: Callable[[], int], progress: Progress | None = None,
+    values: Iterable[Any], source: str | None, settings: Settings, sender: Sends, keys: Keys, policy: Policy,
+    clock_ms: Callable[[], int], progress: Progress | None = None, known: Known | None = None,
 ) -> Summary:  # fmt: skip
     """Take in JSON values from a producer in this process; a None among them means: send what you have."""
     numbers = count(1)
     items = (None if value is None else Value(f"values:{next(numbers)}", value) for value in values)
-    return await ingest(items, source, settings, sender, keys, policy, clock_ms, progress)
+    return await ingest(items, source, settings, sender, keys, policy, clock_ms, progress, known)
 
 
 def _chunk(records: Iterator[Sent | None]) -> tuple[list[Sent], bool]:
@@ -123,23 +179,51 @@ def _chunk(records: Iterator[Sent | None]) -> tuple[list[Sent], bool]:
     return chunk, False
 
 
-class _Intake:
-    """One source being taken in: what to send next, and the counts so far."""
+class Intake:
+    """A source, or files of several, being taken in: what to send next, and the counts so far.
 
-    def __init__(self, source: str, width: int, keys: Keys, rights: Rights) -> None:
-        self.source, self.width, self.keys, self.rights = source, width, keys, rights
-        self.make_all = getattr(keys, "make_all", None)
+    For messages that come one by one: `take` a batch of them, send what it gives, have it acknowledged, go on.
+    """
+
+    def __init__(
+        self, source: str | None, settings: Settings, keys: Keys, policy: Policy, known: Known | None = None
+    ) -> None:
+        if source is not None and not SOURCE.fullmatch(source):
+            raise IngestRefused(f"{source!r} cannot be a source: use a name of small letters, digits and dashes.")
+        self.source, self.width, self.keys, self.policy = source, settings.partitions, keys, policy
+        self.known = known or Known.of(settings)
         self.time_ms = 0
         self.counts: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
+        self.by_source: Counter[str] = Counter()
+        self.by_policy: Counter[str] = Counter()
+        self.withheld: Counter[str] = Counter()
+
+    def begin(self, time_ms: int) -> None:
+        """Begin a chunk: its records are written at `time_ms`, under the keys that there are now."""
+        self.time_ms = time_ms
+        refresh = getattr(self.keys, "refresh", None)
+        if refresh is not None:
+            refresh()  # another process may have destroyed a key since the last chunk
+
+    def take(self, items: Iterable[Item], time_ms: int) -> list[Sent]:
+        """Give the records of a batch, in order; it is in memory as a whole, so whoever calls bounds it."""
+        self.begin(time_ms)
+        return [one for one in self.records(items) if one is not None]
 
     def summary(self) -> Summary:
-        posts = self.counts["posts"]
-        by_policy = {self.rights.policy: posts} if posts else {}
-        return Summary(**self.counts, refused=dict(self.refused), by_policy=by_policy)
+        """Count what was taken so far."""
+        return Summary(
+            **self.counts,
+            refused=dict(self.refused),
+            by_source=dict(self.by_source),
+            by_policy=dict(self.by_policy),
+            withheld=dict(self.withheld),
+        )
 
-    def records(self, lines: Iterable[Item]) -> Iterator[Sent | None]:
-        for item in lines:
+    def records(self, items: Iterable[Item]) -> Iterator[Sent | None]:
+        """Give records as the items come, None where they pause."""
+        for item in items:
             if item is None:
                 yield None
                 continue
@@ -161,51 +245,83 @@ class _Intake:
             for one in value if isinstance(value, list) else (value,):
                 yield from self._value(one, item.place)
 
+    def _rights_of(self, source: str) -> RightsOf:
+        return lambda owner: self.policy.rights(source, self.known.intents.declared(owner))
+
     def _value(self, value: Any, place: str) -> Iterator[Sent]:
-        reading = read(value, self.source, lambda owner: self.rights)
-        self.counts["posts_in"] += reading.posts_in
-        self.counts["repeated"] += reading.repeated
+        reading = read(value, self.source, self._rights_of)
+        for name in ("posts_in", "repeated", "of_no_use"):
+            self.counts[name] += getattr(reading, name)
         self.counts["errors_reported"] += reading.errors
-        self.counts["without_posts"] += not (reading.said or reading.refusals)
-        if self.make_all is not None:  # one wait for the disk a page, not one a person
-            self.make_all(said.events[0].owner for said in reading.said if isinstance(said.events[0], PostObserved))
+        make_all = getattr(self.keys, "make_all", None)
+        if make_all is not None:  # one wait for the disk a page, not one a person
+            firsts = (said.events[0] for said in reading.said)
+            make_all(one.owner for one in firsts if isinstance(one, PostObserved) and one.rights.index)
         for said in reading.said:
             try:
                 records = self._sealed(said)
             except Refused as fault:
                 self.counts["refused_posts"] += isinstance(said.events[0], PostObserved)
-                yield self._letter_of(fault, place, _bytes_of(said.raw))
+                yield self._letter_of(fault, place, _bytes_of(said.raw), value)
                 continue
-            for event in said.events:
-                self.counts[_kind(event)] += 1
+            for one in records:
+                self.counts[COUNTED[type(one.event)]] += 1
             yield from records
         for refusal in reading.refusals:
             self.counts["refused_posts"] += refusal.what == "post"
             reason = Refused(refusal.reason, f"{refusal.what}: {refusal.detail}")
-            yield self._letter_of(reason, place, _bytes_of(refusal.raw))
+            yield self._letter_of(reason, place, _bytes_of(refusal.raw), value)
 
     def _sealed(self, said: Said) -> list[Sent]:
         """Make the records of one object, or refuse them all; an erased author's posts never come in again."""
-        first = said.events[0]
-        if isinstance(first, PostObserved) and self.keys.make(first.owner) is None:
-            raise Refused("owner-erased", "the author of this post was erased; nothing of theirs is taken in again")
-        records = [outside(one, f"/sources/{self.source}", self.time_ms, self.width, self.keys) for one in said.events]
+        first, *rest = said.events
+        self._permitted(first)
+        if isinstance(first, PostObserved):
+            if self.keys.make(first.owner) is None:
+                raise Refused("owner-erased", "the author of this post was erased; nothing of theirs is taken in again")
+            if first.author is not None:
+                # The raw hash tells apart the forms in which a post comes: each has its own facts.
+                author = self.known.firsts.author(f"{first.post}/{first.raw_sha256[:32]}", first.author)
+                if author != first.author:
+                    first = first.model_copy(update={"author": author})
+        records = [self._record(one, said.raw) for one in (first, *rest)]
         for one in records:
             if len(one.value) >= READ_BACK_BYTES_MIN:
                 try:
                     envelope.parse(type(one.event), one.value)
                 except Refused as fault:
                     raise Refused("too-large", f"no reader would take it: {fault.detail}") from None
+        for event in said.events:
+            if isinstance(event, IntentDeclared):
+                self.known.intents.note(event, _said_ms(said.raw))
+        if isinstance(first, PostObserved):
+            self.by_source[first.source] += 1
+            self.by_policy[first.rights.policy] += 1
         return records
 
-    def _letter_of(self, fault: Refused, place: str, data: bytes) -> Sent:
-        # Of an erased author not even the first bytes are kept.
-        head = b"" if fault.reason == "owner-erased" else data[:HEAD_BYTES_MAX]
-        return self._letter(fault, place, len(data), hashlib.sha256(data).hexdigest(), head)
+    def _permitted(self, event: Event) -> None:
+        """Count what a post may not be used for; what may not be stored is Refused."""
+        if not isinstance(event, PostObserved | EngagementObserved | ReactionObserved):
+            return
+        if isinstance(event, PostObserved):
+            self.withheld.update(purpose for purpose in PURPOSES if not getattr(event.rights, purpose))
+        if not event.rights.index:
+            raise Refused("rights-index", f"policy {event.rights.policy} lets nothing of {event.source} be stored")
 
-    def _letter(self, fault: Refused, place: str, size: int, sha256: str, head: bytes) -> Sent:
+    def _record(self, event: Event, raw: Any) -> Sent:
+        name = digest(content_id(event), hashlib.sha256(canonical(raw)).hexdigest()) if type(event) in TIMELY else None
+        source: str = getattr(event, "source")  # noqa: B009 - every event of a source names it
+        return outside(event, f"/sources/{source}", self.time_ms, self.width, self.keys, name)
+
+    def _letter_of(self, fault: Refused, place: str, data: bytes, value: Any = None) -> Sent:
+        # Of an erased author, or of whom nothing may be stored, not even the first bytes are kept.
+        head = b"" if fault.reason in ("owner-erased", "rights-index") else data[:HEAD_BYTES_MAX]
+        return self._letter(fault, place, len(data), hashlib.sha256(data).hexdigest(), head, value)
+
+    def _letter(self, fault: Refused, place: str, size: int, sha256: str, head: bytes, value: Any = None) -> Sent:
         self.refused[fault.reason] += 1
-        owner = f"refused:{self.source}"
+        source = self.source or source_of(value) or UNKNOWN.policy
+        owner = f"refused:{source}"
         keep = bool(head) and self.keys.make(owner) is not None  # an operator may have erased all heads of a source
         letter = RecordRefused(
             owner=owner,
@@ -217,13 +333,13 @@ class _Intake:
             sha256=sha256,
             content=RefusedContent(head=base64.b64encode(head).decode()) if keep else None,
         )
-        return outside(letter, f"/sources/{self.source}", self.time_ms, self.width, self.keys)
+        return outside(letter, f"/sources/{source}", self.time_ms, self.width, self.keys)
 
 
-def _kind(event: Event) -> str:
-    if isinstance(event, EngagementObserved):
-        return "engagements"
-    return "deletions" if isinstance(event, PostDeleted) else "erased" if isinstance(event, AuthorErased) else "posts"
+def _said_ms(raw: Any) -> int:
+    """Give when a declaration was made, as far as its message says (Jetstream's `time_us`); 0 if it does not."""
+    time_us = raw.get("time_us") if isinstance(raw, dict) else None
+    return min(time_us // 1000, MS_MAX) if type(time_us) is int and time_us > 0 else 0
 
 
 def _bytes_of(raw: Any) -> bytes:

@@ -71,6 +71,7 @@ class Settings(BaseModel):
     follow: tuple[str, ...] = Field((), description="live sources that `up` follows: x, bluesky, mastodon")
     x_url: str = Field("https://api.x.com", description="X's API; its token is the secret XINFLUENCER_X_TOKEN[_FILE]")
     x_backfill_minutes: int = Field(0, ge=0, le=5, description="asked for after a cut, where X's plan allows it")
+    x_recovery: bool = Field(False, description="X's plan (Enterprise) lets the past day be recovered")
     bluesky_url: str = Field("wss://jetstream2.us-east.bsky.network/subscribe", description="a Jetstream server")
     mastodon_url: str = Field("https://mastodon.social", description="server; XINFLUENCER_MASTODON_TOKEN[_FILE]")
     mastodon_stream: str = Field("public", description="public, public:local, hashtag:NAME, user, ...")

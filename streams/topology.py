@@ -35,7 +35,7 @@ class Tuning:
 
 
 OUTSIDE = (
-    Outside("ingest", (), (t.TWEETS, t.DEAD_LETTERS)),
+    Outside("ingest", (), (t.TWEETS, t.DEAD_LETTERS, t.ALERTS)),
     Outside("people", (), (t.FEEDBACK,)),
     Outside("server", (t.MODEL_RELEASES,), (t.ANSWERS, t.FEEDBACK)),
     Outside("ticker", (), TICKED),

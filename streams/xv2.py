@@ -5,16 +5,28 @@ compliance streams. Every post in a value has exactly one fate: said, refused, o
 no clock and no network. Names of fields are those of X's API v2 data dictionary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from schemas.envelope import Refused
-from schemas.facts import Event
-from schemas.posts import AuthorErased, PostDeleted, PostObserved
+from schemas.facts import Event, MediaKind
+from schemas.posts import AuthorErased, AuthorHidden, AuthorShown, EngagementObserved, PostDeleted, PostObserved
 from streams.reading import Reading, Refusal, RightsOf, Said, What
-from streams.xv2_post import NOBODY, POST, Author, Names, author_facts, items, misfit, part, post_events
+from streams.xv2_post import (
+    KINDS,
+    NOBODY,
+    POST,
+    Author,
+    Names,
+    author_facts,
+    items,
+    media_kind,
+    misfit,
+    part,
+    post_events,
+)
 
 NO_POST = frozenset((
     "username",  # users
@@ -27,13 +39,24 @@ NO_POST = frozenset((
     "deleted", "liked", "retweeted", "following", "blocking", "muting", "hidden", "bookmarked",  # answers to writes
 ))  # fmt: skip
 """An object with one of these fields, and nothing of a post, is something else that X lists."""
-GONE_POST = frozenset(("delete", "drop"))  # dropped: X shows it no more; a later `undrop` is not followed
+GONE_POST = frozenset(("delete", "drop", "withheld"))
+"""Dropped posts X shows no more; withheld ones not everywhere, and where our readers are is not known."""
 GONE_AUTHOR = frozenset(("user_delete",))
-OTHER_COMPLIANCE = frozenset((
-    "undrop", "withheld", "tweet_edit", "scrub_geo", "user_undelete", "user_withheld", "user_protect",
-    "user_unprotect", "user_suspend", "user_unsuspend", "user_profile_modification",
-))  # fmt: skip
-COMPLIANCE = GONE_POST | GONE_AUTHOR | OTHER_COMPLIANCE
+HIDES = {"user_suspend": "suspended", "user_protect": "protected", "user_withheld": "withheld"}
+SHOWS = frozenset(("user_unsuspend", "user_unprotect", "user_undelete"))
+NOTHING_HELD = frozenset(("scrub_geo", "tweet_edit", "user_profile_modification", "undrop"))
+"""Of no use here: places and profiles are not kept, edits come as posts. After `undrop` a post is not taken up again:
+a deletion in the log is final."""
+COMPLIANCE = GONE_POST | GONE_AUTHOR | HIDES.keys() | SHOWS | NOTHING_HELD
+Met = dict[str, Collection[Event]]
+"""What each post of one value said so far."""
+NOTHING_SAID = Reading()
+MARKS = COMPLIANCE | POST | NO_POST | {"data", "includes", "errors", "endpoint", "action"}
+
+
+def is_v2(value: dict[str, Any]) -> bool:
+    """Say whether an object looks like anything that X's API v2 answers."""
+    return bool(MARKS & value.keys()) or ("title" in value and "type" in value)
 
 
 def read(value: Any, source: str, rights: RightsOf) -> Reading:
@@ -44,6 +67,7 @@ def read(value: Any, source: str, rights: RightsOf) -> Reading:
         page = page["body"]
     if isinstance(page, dict):
         _Page(reading, source, rights).read(page)
+        reading.of_no_use += reading == NOTHING_SAID
     else:
         reading.refusals.append(Refusal("value", "unknown-shape", f"{type(page).__name__} is no answer of X's", value))
     return reading
@@ -56,6 +80,8 @@ class _Page:
         self.rights = rights
         self.users: dict[str, Any] = {}
         self.authors: dict[str, Author] = {}
+        self.wrote: dict[str, str] = {}  # post -> author, of all posts that came
+        self.kinds: dict[str, MediaKind] = {}
 
     def read(self, page: dict[str, Any]) -> None:
         errors = page.get("errors")
@@ -63,10 +89,15 @@ class _Page:
         if problem:
             self.reading.errors += len(errors) if errors and isinstance(errors, list) else 1
         data = page.get("data")
-        if isinstance(data, dict) and (found := COMPLIANCE & data.keys()):
+        if isinstance(data, dict) and (found := _compliance_in(data)):
             self._compliance(data, found)
-        elif found := COMPLIANCE & page.keys():
+        elif found := _compliance_in(page):
             self._compliance(page, found)
+        elif "action" in page and "id" in page:
+            fault = (
+                "it says neither whose this is nor whether it is a post: `xinfluencer comply` looks it up in the log"
+            )
+            self._refuse("compliance", Refused("batch-result", fault), page)
         elif data is not None or "includes" in page:
             self._posts(data, page)
         elif POST & page.keys():
@@ -83,7 +114,10 @@ class _Page:
         posts = [one for one in given if not _is_other(one)]
         expanded = self._included(page)
         self.reading.posts_in += len(posts) + len(expanded)
-        met: dict[str, set[str]] = {}
+        for raw in (*posts, *expanded):
+            if isinstance(raw, dict) and isinstance(raw.get("id"), str) and isinstance(raw.get("author_id"), str):
+                self.wrote[raw["id"]] = raw["author_id"]
+        met: Met = {}
         for raw in posts:
             self._post(raw, met)
         for raw in expanded:
@@ -91,22 +125,17 @@ class _Page:
                 self.reading.repeated += 1  # in other words it may be, for X expands with fewer fields
             else:
                 self._post(raw, met)
-        self.reading.said.sort(key=_when)
+        self.reading.said.sort(key=said_order)
 
-    def _post(self, raw: Any, met: dict[str, set[str]]) -> None:
+    def _post(self, raw: Any, met: Met) -> None:
         try:
-            events = post_events(raw, self.names, self.rights, self._author)
+            events = post_events(raw, self.names, self.rights, self)
         except Refused as refused:
             self._refuse("post", refused, raw)
         except ValidationError as error:
             self._refuse("post", misfit(error), raw)
         else:
-            digests = met.setdefault(raw["id"], set())
-            if events[0].raw_sha256 in digests:
-                self.reading.repeated += 1
-            else:
-                digests.add(events[0].raw_sha256)
-                self.reading.said.append(Said(events, raw))
+            add(self.reading, Said(events, raw), met, raw["id"])
 
     def _included(self, page: dict[str, Any]) -> list[Any]:
         """Remember the users that came with a page, and give the posts that did."""
@@ -114,9 +143,13 @@ class _Page:
             includes = part(page, "includes")
             users = items(includes, "users")
             tweets = items(includes, "tweets")
+            media = items(includes, "media")
         except Refused as refused:
             self._refuse("value", refused, page["includes"])
             return []
+        for one in media:
+            if isinstance(one, dict) and isinstance(one.get("media_key"), str) and isinstance(one.get("type"), str):
+                self.kinds[one["media_key"]] = KINDS.get(one["type"], "other")
         for user in users:
             if isinstance(user, dict) and isinstance(user.get("id"), str):
                 self.users[user["id"]] = user
@@ -124,7 +157,15 @@ class _Page:
                 self._refuse("author", Refused("bad-author", "a user without an id"), user)
         return tweets
 
-    def _author(self, number: str) -> Author:
+    def author_of(self, number: str) -> str | None:
+        """Give the author of a post that came with the page."""
+        return self.wrote.get(number)
+
+    def media(self, key: str) -> MediaKind:
+        """Tell the kind of a medium: as it came with the page, or by its key."""
+        return self.kinds.get(key) or media_kind(key)
+
+    def author(self, number: str) -> Author:
         """Give what `includes` says of an author; a user object that does not fit is refused once, and not the post."""
         if number not in self.users:
             return NOBODY
@@ -141,17 +182,22 @@ class _Page:
     def _compliance(self, line: dict[str, Any], found: frozenset[str] | set[str]) -> None:
         for name in sorted(found):
             try:
-                if name in OTHER_COMPLIANCE:
-                    raise Refused("compliance-unsupported", f"{name} asks for what no event here can say")
-                self.reading.said.append(Said((self._gone(name, part(line, name)),), line))
+                if name in NOTHING_HELD:
+                    self.reading.of_no_use += 1
+                else:
+                    self.reading.said.append(Said((self._complied(name, part(line, name)),), line))
             except Refused as refused:
                 self._refuse("compliance", refused, line)
 
-    def _gone(self, name: str, body: Mapping[str, Any]) -> Event:
-        if name in GONE_AUTHOR:
-            return AuthorErased(owner=self.names.author(part(body, "user"), "id"), source=self.names.source)
-        post = part(body, "tweet")
-        return PostDeleted(post=self.names.post(post, "id"), owner=self.names.owner(post), source=self.names.source)
+    def _complied(self, name: str, body: Mapping[str, Any]) -> Event:
+        source = self.names.source
+        if name in GONE_POST:
+            post = part(body, "tweet")
+            return PostDeleted(post=self.names.post(post, "id"), owner=self.names.owner(post), source=source)
+        owner = self.names.author(part(body, "user"), "id")
+        if name in HIDES:
+            return AuthorHidden(owner=owner, source=source, reason=HIDES[name])
+        return (AuthorShown if name in SHOWS else AuthorErased)(owner=owner, source=source)
 
     def _refuse(self, what: What, refused: Refused, raw: Any) -> None:
         self.reading.refusals.append(Refusal(what, refused.reason, refused.detail, raw))
@@ -164,7 +210,29 @@ def _is_other(one: Any) -> bool:
     return "dm_conversation_id" in one or (not POST & one.keys() and bool(NO_POST & one.keys()))
 
 
-def _when(said: Said) -> tuple[int, int, str]:
+def _compliance_in(value: Mapping[str, Any]) -> set[str]:
+    """Find what a compliance line says; a post may have a field `withheld` of its own."""
+    return set() if POST & value.keys() else set(COMPLIANCE & value.keys())
+
+
+def add(reading: Reading, said: Said, met: Met, post: str) -> None:
+    """Add what a post says but for what the same value said of it before: polled twice, one post and two counts."""
+    before = met.get(post)
+    if before is None:  # nearly always; so nothing is hashed
+        met[post] = said.events
+        reading.said.append(said)
+        return
+    known = met[post] = before if isinstance(before, dict) else dict.fromkeys(before)
+    new = tuple(event for event in said.events if event not in known)
+    known.update(dict.fromkeys(new))
+    reading.repeated += said.events[0] not in new
+    if new:
+        reading.said.append(Said(new, said.raw))
+
+
+def said_order(said: Said) -> tuple[int, int, str]:
+    """Order by time, then by number."""
     post = said.events[0]
-    assert isinstance(post, PostObserved)
-    return post.claimed_ms or 0, len(post.post), f"{post.post}/{post.revision:04}"
+    assert isinstance(post, PostObserved | EngagementObserved)
+    revision = post.revision if isinstance(post, PostObserved) else 9_999  # a second count goes after its post
+    return post.claimed_ms or 0, len(post.post), f"{post.post}/{revision:04}"

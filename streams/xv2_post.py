@@ -6,16 +6,16 @@ them, times must have a zone, ids must be X's. Links are kept as given and never
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from pydantic import ValidationError
 
 from agents.content import words_of_post
 from schemas.envelope import Refused
-from schemas.facts import MS_MAX, AuthorFacts, PostContent
+from schemas.facts import MS_MAX, AuthorFacts, MediaKind, PostContent
 from schemas.posts import EngagementObserved, PostEdited, PostObserved
 from streams.reading import RightsOf
 
@@ -35,10 +35,32 @@ COUNTS = {
     "replies": "reply_count",
     "reposts": "retweet_count",  # without words of one's own; with words it is a quote
     "quotes": "quote_count",
+    "bookmarks": "bookmark_count",
     "views": "impression_count",
 }
+POLLED = frozenset((
+    "public_metrics", "non_public_metrics", "organic_metrics", "promoted_metrics",
+    "edit_controls", "edit_history_tweet_ids",  # grow old, and grow with later versions
+))  # fmt: skip
+"""What moves while a post stands still: no part of its hash, so that a poll does not make it another post."""
+KINDS: dict[Any, MediaKind] = {"photo": "photo", "video": "video", "animated_gif": "gif"}
+KEYS: dict[str, MediaKind] = {"3": "photo", "7": "video", "13": "video", "16": "gif"}
+"""What a media key begins with; 13 is a video that somebody promoted."""
 Author = tuple[AuthorFacts | None, str | None, str | None]
 NOBODY: Author = (None, None, None)
+
+
+class Around(Protocol):
+    """What came with a post."""
+
+    def author(self, number: str) -> Author:
+        """Give what is told of an account."""
+
+    def author_of(self, number: str) -> str | None:
+        """Give the number of a post's author, if that post came too."""
+
+    def media(self, key: str) -> MediaKind:
+        """Tell the kind of a medium."""
 
 
 class Names:
@@ -83,68 +105,108 @@ def canonical(raw: Any) -> bytes:
 
 
 def post_events(
-    raw: Any, names: Names, rights: RightsOf, author_of: Callable[[str], Author]
+    raw: Any, names: Names, rights: RightsOf, around: Around
 ) -> tuple[PostObserved, *tuple[EngagementObserved, ...]]:
     """Give a post's events; raises Refused or pydantic's ValidationError if anything does not fit."""
     if not isinstance(raw, dict):
         raise Refused("bad-shape", f"a post is {type(raw).__name__}")
     if not POST & raw.keys():
         raise Refused("unknown-shape", "an object that is neither a post nor anything else that X lists")
-    digest = hashlib.sha256(canonical(raw)).hexdigest()
-    post, revision = _revision(raw, names)
+    raw_sha256 = fingerprint(raw, POLLED)
+    own = names.post(raw, "id")
+    post, revision = revised(own, items(raw, "edit_history_tweet_ids"), names)
     owner = names.owner(raw)
-    verdict = rights(owner)
     refs = _references(raw, names)
-    author, username, name = author_of(raw["author_id"])
+    parent, quoted, reposted = (refs.get(one) for one in ("replied_to", "quoted", "retweeted"))
+    author, username, name = around.author(raw["author_id"])
     mentions, content = _content(raw, names, username, name)
-    reposted = refs.get("retweeted")
-    claimed_ms = _time_ms(raw)
-    media = len(items(part(raw, "attachments"), "media_keys"))
-    kind = PostObserved if revision == 1 else PostEdited
-    observed = kind(
+    media = [one for one in items(part(raw, "attachments"), "media_keys") if isinstance(one, str)]
+    return events_of(
+        names, rights,
         post=post,
         owner=owner,
-        source=names.source,
         revision=revision,
-        claimed_ms=claimed_ms,
+        named=own if own != post else None,
+        raw_sha256=raw_sha256,
+        claimed_ms=_time_ms(raw),
         lang=raw.get("lang"),
-        parent=refs.get("replied_to"),
-        quoted=refs.get("quoted"),
+        parent=parent,
+        quoted=quoted,
+        quoted_author=_whose(quoted, names, around),
         reposted=reposted,
+        reposted_author=(_whose(reposted, names, around) or _retweeted(raw, names)) if reposted else None,
         conversation=names.post(raw, "conversation_id") if raw.get("conversation_id") else None,
         reply_to=names.author(raw, "in_reply_to_user_id") if raw.get("in_reply_to_user_id") else None,
         mentions=mentions,
-        media=media,
+        media_kinds=tuple(around.media(one) for one in media),
         author=author,
-        raw_sha256=digest,
+        content=content,
+        counts=counts_of(part(raw, "public_metrics"), COUNTS),
+    )  # fmt: skip
+
+
+def events_of(
+    names: Names, rights: RightsOf, *,
+    post: str, owner: str, content: PostContent, counts: Mapping[str, Any], **fields: Any,
+) -> tuple[PostObserved, *tuple[EngagementObserved, ...]]:  # fmt: skip
+    """Make the events of a post whose fields are read."""
+    reposted, mentions, kinds = fields.get("reposted"), fields["mentions"], fields["media_kinds"]
+    verdict, claimed_ms = rights(owner), fields["claimed_ms"]
+    observed = (PostObserved if fields["revision"] == 1 else PostEdited)(
+        post=post,
+        owner=owner,
+        source=names.source,
+        media=len(kinds),
         rights=verdict,
         # A repost's words are another's: kept here they would outlive their author's deletion.
-        words=None if reposted else words_of_post(post, content, len(mentions), media, claimed_ms),
+        words=None if reposted else words_of_post(post, content, len(mentions), len(kinds), claimed_ms),
         content=None if reposted else content,
+        **fields,
     )
-    counts = _counts(part(raw, "public_metrics"))
     if reposted or not counts:
         return (observed,)
-    parent = observed.parent
-    seen = EngagementObserved(post=post, owner=owner, source=names.source, parent=parent, rights=verdict, **counts)
+    parent = fields["parent"]
+    seen = EngagementObserved(
+        post=post, owner=owner, source=names.source, parent=parent, claimed_ms=claimed_ms, rights=verdict, **counts
+    )
     return observed, seen
 
 
-def _revision(raw: dict[str, Any], names: Names) -> tuple[str, int]:
-    """Give the id of the first version and which version this is, from 1."""
-    own = names.post(raw, "id")
-    history = items(raw, "edit_history_tweet_ids")
-    if len(history) < 2:
-        return own, 1
+def fingerprint(raw: Mapping[str, Any], polled: frozenset[str]) -> str:
+    """Hash a post but for what is `polled`; Refused where it holds what is no text or no number."""
+    return hashlib.sha256(canonical({key: raw[key] for key in raw.keys() - polled})).hexdigest()
+
+
+def media_kind(key: str) -> MediaKind:
+    """Tell the kind of a medium from its key, which begins with a number for it."""
+    return KEYS.get(key.partition("_")[0], "other")
+
+
+def revised(own: str, history: Iterable[Any], names: Names) -> tuple[str, int]:
+    """Give the id of a post's first version and which version this is, from 1."""
     versions = [names.post({"id": one}, "id") for one in history]
+    if len(versions) < 2:
+        return own, 1
     if own not in versions:
         raise Refused("bad-edit-history", "the post is not in its own edit history")
     return versions[0], versions.index(own) + 1
 
 
+def _whose(post: str | None, names: Names, around: Around) -> str | None:
+    number = around.author_of(post.removeprefix(names.prefix)) if post else None
+    return names.author({"id": number}, "id") if number is not None else None
+
+
+def _retweeted(raw: dict[str, Any], names: Names) -> str | None:
+    """Give whom a repost repeats, where nothing came with it: its text begins "RT @name", and that is a mention."""
+    first = (one for one in objects(part(raw, "entities"), "mentions") if one.get("start") == 3)
+    found = next(first, {}) if str(raw.get("text")).startswith("RT @") else {}
+    return names.author(found, "id") if found.get("id") else None
+
+
 def _references(raw: dict[str, Any], names: Names) -> dict[str, str]:
     found: dict[str, str] = {}
-    for one in _objects(raw, "referenced_tweets"):
+    for one in objects(raw, "referenced_tweets"):
         if not isinstance(one.get("type"), str):
             raise Refused("bad-shape", "referenced_tweets: one without a type")
         found.setdefault(one["type"], names.post(one, "id"))
@@ -159,27 +221,36 @@ def _content(
     if not isinstance(text, str):
         raise Refused("no-text", f"text is {type(text).__name__}")
     entities = part(note, "entities") or part(raw, "entities")
-    mentions = dict.fromkeys(names.author(one, "id") for one in _objects(entities, "mentions") if one.get("id"))
+    mentions = dict.fromkeys(names.author(one, "id") for one in objects(entities, "mentions") if one.get("id"))
     content = PostContent(
         text=unescape(text),
         username=username,
         name=name,
-        hashtags=tuple(_word(one.get("tag")) for one in _objects(entities, "hashtags")),
-        links=tuple(_word(one.get("expanded_url") or one.get("url")) for one in _objects(entities, "urls")),
+        hashtags=tuple(word(one.get("tag")) for one in objects(entities, "hashtags")),
+        cashtags=tuple(word(one.get("tag")) for one in objects(entities, "cashtags")),
+        links=tuple(word(one.get("expanded_url") or one.get("url")) for one in objects(entities, "urls")),
     )
-    if "\0" in "".join((text, username or "", name or "", str(raw.get("lang")), *content.hashtags, *content.links)):
-        raise Refused("nul-in-text", "a text holds the character NUL")
+    refuse_nul(content, raw.get("lang"))
     return tuple(mentions), content
 
 
-def _word(value: Any) -> str:
+def refuse_nul(content: PostContent, lang: Any) -> None:
+    """Refuse words with NUL in them: stores that lie behind the log end a text there."""
+    words = (content.text, content.username or "", content.name or "", str(lang))
+    if "\0" in "".join((*words, *content.hashtags, *content.cashtags, *content.links)):
+        raise Refused("nul-in-text", "a text holds the character NUL")
+
+
+def word(value: Any) -> str:
+    """Give a tag or link; anything but a text is Refused."""
     if not isinstance(value, str):
         raise Refused("bad-shape", f"entities: a tag or link is {type(value).__name__}")
     return value
 
 
-def _counts(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {ours: metrics[theirs] for ours, theirs in COUNTS.items() if metrics.get(theirs) is not None}
+def counts_of(metrics: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Give the counts that are there, under our names."""
+    return {ours: metrics[theirs] for ours, theirs in names.items() if metrics.get(theirs) is not None}
 
 
 def author_facts(user: dict[str, Any]) -> Author:
@@ -242,7 +313,8 @@ def items(raw: Mapping[str, Any], key: str) -> list[Any]:
     return found
 
 
-def _objects(raw: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+def objects(raw: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Give the list of objects in a field; anything else in it is Refused."""
     found = items(raw, key)
     if not all(isinstance(one, dict) for one in found):
         raise Refused("bad-shape", f"{key} holds more than objects")

@@ -9,8 +9,10 @@ from typing import Any
 from schemas import envelope, seal
 from schemas.envelope import Record
 from schemas.facts import Event
+from streams.firsts import Firsts
 from streams.fold import Sent
-from streams.ingest import Summary, ingest, ingest_values
+from streams.ingest import Known, Summary, ingest, ingest_values
+from streams.intents import Intents
 from streams.lines import Item, Line
 from streams.policy import Policy
 from streams.settings import Settings
@@ -65,21 +67,28 @@ class Recorder:
 
 def take(
     items: Iterable[Item],
-    source: str = "x",
+    source: str | None = "x",
     keys: MemoryKeys | None = None,
     clock_ms: Callable[[], int] = lambda: NOW_MS,
     policy: Policy | None = None,
+    known: Known | None = None,
 ) -> tuple[Summary, Recorder]:
     end = Recorder()
-    policy = policy or Policy.load()
-    return asyncio.run(ingest(items, source, Settings(), end, keys or MemoryKeys(), policy, clock_ms)), end
+    keys, policy, known = keys or MemoryKeys(), policy or Policy.load(), known or in_memory()
+    return asyncio.run(ingest(items, source, Settings(), end, keys, policy, clock_ms, known=known)), end
 
 
-def take_values(values: Iterable[Any], source: str = "x", keys: MemoryKeys | None = None) -> tuple[Summary, Recorder]:
+def take_values(
+    values: Iterable[Any], source: str | None = "x", keys: MemoryKeys | None = None, known: Known | None = None
+) -> tuple[Summary, Recorder]:
     end = Recorder()
-    keys = keys or MemoryKeys()
-    run = ingest_values(values, source, Settings(), end, keys, Policy.load(), lambda: NOW_MS)
+    keys, known = keys or MemoryKeys(), known or in_memory()
+    run = ingest_values(values, source, Settings(), end, keys, Policy.load(), lambda: NOW_MS, known=known)
     return asyncio.run(run), end
+
+
+def in_memory() -> Known:
+    return Known(Intents(), Firsts())
 
 
 def as_lines(values: Iterable[bytes]) -> list[Item]:
@@ -121,3 +130,74 @@ def page(*posts: Any, **parts: Any) -> dict[str, Any]:
 
 def dump(*values: Any) -> list[bytes]:
     return [json.dumps(value).encode() for value in values]
+
+
+# ---- other formats --------------------------------------------------------------------------------------------------
+
+
+def post_v1(number: int = 1, **changes: Any) -> dict[str, Any]:
+    """The same post as `post` gives, as X's API v1.1 had it; a field set to None is left out."""
+    who = 7000 + number % 3
+    base: dict[str, Any] = {
+        "created_at": f"Mon Jan 05 12:{number % 60:02}:00 +0000 2026",
+        "id": 10**18 + number,
+        "id_str": str(10**18 + number),
+        "full_text": f"post {number}",
+        "truncated": False,
+        "display_text_range": [0, 6],
+        "entities": {"hashtags": [], "symbols": [], "user_mentions": [], "urls": []},
+        "user": user_v1(who),
+        "retweet_count": 2,
+        "favorite_count": 5,
+        "lang": "en",
+    }
+    return {key: value for key, value in {**base, **changes}.items() if value is not None}
+
+
+def user_v1(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": number, "id_str": str(number), "name": f"Person {number}", "screen_name": f"p{number}",
+        "created_at": "Tue Feb 03 04:05:06 +0000 2015", "verified": False, "followers_count": 10, "friends_count": 20,
+        "statuses_count": 30, "listed_count": 4, "utc_offset": -18000, **changes,
+    }  # fmt: skip
+
+
+DID = "did:plc:" + "a" * 24
+
+
+def jetstream(
+    collection: str = "app.bsky.feed.post", record: Any = None, operation: str = "create", rkey: str = "3k", **more: Any
+) -> dict[str, Any]:
+    """One message of Jetstream about one act in one account's repository."""
+    made = {"$type": collection, "createdAt": "2026-01-05T12:00:00.000Z", "text": "post", "langs": ["en"]}
+    commit = {"rev": "3m", "operation": operation, "collection": collection, "rkey": rkey, "cid": "bafy"}
+    if operation != "delete":
+        commit["record"] = made if record is None else record
+    return {"did": DID, "time_us": 1_767_614_400_000_000, "kind": "commit", "commit": commit, **more}
+
+
+def declaration(allow: bool | None, time_us: int = 1_767_614_400_000_000, did: str = DID) -> dict[str, Any]:
+    record = {"$type": "org.user-intents.declaration", "syntheticContentGeneration": {"allow": allow}}
+    if allow is None:
+        del record["syntheticContentGeneration"]
+    return jetstream("org.user-intents.declaration", record, rkey="self", time_us=time_us, did=did)
+
+
+def status(number: int = 1, **changes: Any) -> dict[str, Any]:
+    """A status as Mastodon gives it."""
+    base: dict[str, Any] = {
+        "id": str(10**17 + number),
+        "uri": f"https://example.org/users/p/statuses/{number}",
+        "created_at": "2026-01-05T12:00:00.000Z",
+        "content": f"<p>post {number}</p>",
+        "visibility": "public",
+        "language": "en",
+        "account": {
+            "id": "5", "username": "p", "acct": "p", "display_name": "P", "bot": False, "followers_count": 3,
+            "following_count": 4, "statuses_count": 5, "created_at": "2020-01-01T00:00:00.000Z",
+            "url": "https://example.org/@p", "uri": "https://example.org/users/p",
+        },
+        "mentions": [], "tags": [{"name": "tag"}], "media_attachments": [{"id": "1", "type": "image"}],
+        "favourites_count": 1, "reblogs_count": 2, "replies_count": 3, "edited_at": None, "reblog": None,
+    }  # fmt: skip
+    return {**base, **changes}

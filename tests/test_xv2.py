@@ -6,7 +6,15 @@ import pytest
 from ingest_ends import page, post, user
 
 from schemas.facts import Rights
-from schemas.posts import AuthorErased, EngagementObserved, PostDeleted, PostEdited, PostObserved
+from schemas.posts import (
+    AuthorErased,
+    AuthorHidden,
+    AuthorShown,
+    EngagementObserved,
+    PostDeleted,
+    PostEdited,
+    PostObserved,
+)
 from streams.reading import Reading
 from streams.xv2 import read
 
@@ -60,7 +68,7 @@ def test_a_full_post_becomes_what_was_said_and_how_people_reacted() -> None:
     assert (content.hashtags, content.links) == (("Tag",), ("https://example.org/a?b=1&c=2",))
     assert engagement == EngagementObserved(
         post=observed.post, owner=observed.owner, source="x", parent="x:55",
-        likes=5, replies=3, reposts=2, quotes=1, views=900, rights=RIGHTS,
+        claimed_ms=observed.claimed_ms, likes=5, replies=3, reposts=2, quotes=1, views=900, rights=RIGHTS,
     )  # fmt: skip
 
 
@@ -127,7 +135,14 @@ def test_compliance_lines_delete_posts_and_erase_authors(wrap: Any) -> None:
     assert said(wrap({"user_delete": {"user": {"id": "7"}, "event_at": at}})) == [
         AuthorErased(owner="x:@7", source="x")
     ]
-    assert reasons(wrap({"user_suspend": {"user": {"id": "7"}}})) == [("compliance", "compliance-unsupported")]
+    for name, reason in (("suspend", "suspended"), ("protect", "protected"), ("withheld", "withheld")):
+        hidden = AuthorHidden(owner="x:@7", source="x", reason=reason)
+        assert said(wrap({f"user_{name}": {"user": {"id": "7"}, "event_at": at}})) == [hidden]
+    for name in ("unsuspend", "unprotect", "undelete"):
+        assert said(wrap({f"user_{name}": {"user": {"id": "7"}}})) == [AuthorShown(owner="x:@7", source="x")]
+    assert said(wrap({"withheld": {**gone["delete"], "withheld_in_countries": ["XX"]}})) == said(wrap(gone))
+    for name in ("scrub_geo", "tweet_edit", "undrop", "user_profile_modification"):
+        assert read(wrap({name: gone["delete"]}), "x", lambda owner: RIGHTS) == Reading(of_no_use=1)
     assert reasons(wrap({"delete": {"tweet": {"id": "5"}}})) == [("compliance", "no-author")]
     assert reasons(wrap({"delete": {"tweet": {"author_id": "5"}}})) == [("compliance", "bad-id")]
     assert reasons(wrap({"delete": "5"})) == [("compliance", "bad-shape")]
@@ -149,7 +164,7 @@ def test_compliance_lines_delete_posts_and_erase_authors(wrap: Any) -> None:
     ],
 )
 def test_what_x_lists_beside_posts_is_no_post_and_no_fault(value: Any) -> None:
-    assert read(value, "x", lambda owner: RIGHTS) == Reading()
+    assert read(value, "x", lambda owner: RIGHTS) == Reading(of_no_use=1)
 
 
 def test_errors_that_x_reports_are_counted_and_not_refused() -> None:
@@ -237,9 +252,67 @@ def test_an_empty_object_for_an_empty_list_is_nothing() -> None:
     assert len(said(written_in_r)) == 2
 
 
-def test_two_polls_of_one_post_in_one_list_are_both_taken_and_one_poll_twice_is_not() -> None:
+def test_two_polls_of_one_post_are_one_post_and_two_counts() -> None:
     later = post(1, public_metrics={"like_count": 6})
     reading = read(page(post(1), later, post(1)), "x", lambda owner: RIGHTS)
     assert balanced(reading)
-    assert [one.events[1].likes for one in reading.said] == [5, 6]
-    assert reading.repeated == 1
+    assert [type(event) for one in reading.said for event in one.events] == [PostObserved, *[EngagementObserved] * 2]
+    assert sorted(one.events[-1].likes for one in reading.said) == [5, 6]
+    assert reading.repeated == 2
+
+
+def test_what_moves_while_a_post_stands_still_is_no_part_of_it() -> None:
+    then = post(1)
+    now = post(
+        1,
+        public_metrics={"like_count": 10**6},
+        organic_metrics={"x": 1},
+        edit_controls={"edits_remaining": 0},
+        edit_history_tweet_ids=[then["id"], "9" * 19],
+    )
+    assert said(then)[0] == said(now)[0]
+    assert said(then)[1] != said(now)[1]
+    assert said(then)[0] != said(post(1, text="other"))[0]
+    assert said(then)[0].raw_sha256 != said(post(1, possibly_sensitive=True))[0].raw_sha256
+
+
+def test_a_later_version_keeps_its_own_name_and_a_first_one_needs_none() -> None:
+    history = ["101", "102"]
+    assert said(post(1, id="102", edit_history_tweet_ids=history))[0].named == "x:102"
+    assert said(post(1, id="101", edit_history_tweet_ids=history))[0].named is None
+
+
+def test_whose_post_is_quoted_or_reposted_is_told_by_what_came_along_or_by_the_first_mention() -> None:
+    quote = post(1, referenced_tweets=[{"type": "quoted", "id": "66"}])
+    original = post(2, id="66", author_id="777", edit_history_tweet_ids=None)
+    with_it = {one.post: one for one in said(page(quote, includes={"tweets": [original]})) if type(one) is PostObserved}
+    assert with_it[f"x:{quote['id']}"].quoted_author == "x:@777"
+    assert said(page(quote))[0].quoted_author is None
+    entities = {"mentions": [{"start": 9, "id": "8"}, {"start": 3, "id": "7"}]}
+    repost = post(3, text="RT @p: hello @q", referenced_tweets=[{"type": "retweeted", "id": "5"}], entities=entities)
+    assert said(repost)[0].reposted_author == "x:@7"
+    assert said({**repost, "text": "no RT @p"})[0].reposted_author is None
+
+
+def test_kinds_of_media_come_with_the_page_or_from_the_key() -> None:
+    keys = ["3_1", "7_2", "13_3", "16_4", "99_5"]
+    found = said(post(1, attachments={"media_keys": keys}))[0]
+    assert (found.media, found.media_kinds) == (5, ("photo", "video", "video", "gif", "other"))
+    media = [{"media_key": "3_1", "type": "animated_gif"}, {"media_key": "7_2"}, 5]
+    assert said(page(post(1, attachments={"media_keys": keys}), includes={"media": media}))[0].media_kinds[0] == "gif"
+
+
+def test_cashtags_and_bookmarks_are_read() -> None:
+    raw = post(1, entities={"cashtags": [{"tag": "ACME"}]}, public_metrics={"bookmark_count": 7})
+    observed, seen = said(raw)
+    assert observed.content.cashtags == ("ACME",)
+    assert seen.bookmarks == 7
+
+
+def test_a_post_that_is_withheld_somewhere_is_still_a_post() -> None:
+    assert len(said(post(1, withheld={"copyright": False, "country_codes": ["XX"]}))) == 2
+
+
+def test_a_batch_result_names_no_author_and_says_where_to_turn() -> None:
+    line = {"id": "5", "action": "delete", "created_at": "2026-01-05T12:00:00.000Z", "reason": "deleted"}
+    assert reasons(line) == [("compliance", "batch-result")]
