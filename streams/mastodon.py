@@ -1,0 +1,158 @@
+"""Mastodon: a status, or a message of a server's stream -> what was said, and a reason for what cannot be used.
+
+A server numbers everything itself, remote posts and accounts too, and replies, mentions and deletions refer to others
+by these numbers alone. So ids name the server that was listened to: `mastodon:HOST:ID`. The messages of its stream
+(streams/mastodon_stream.py) carry it beside Mastodon's own `event` and `payload`:
+
+    {"host": "mastodon.social", "event": "update", "payload": STATUS}
+
+A bare status does not say who told it. If it is at home where it was read (no "@" in `account.acct`), that server is in
+its `uri`, and it gets the same ids as there. Otherwise its numbers belong to a server that nobody named: it is refused,
+for its replies would be hung on strangers' posts. One post heard through two servers is two posts.
+"""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from pydantic import ValidationError
+
+from schemas.envelope import Refused
+from schemas.posts import PostDeleted
+from streams.mastodon_post import Names, post_events, with_leave
+from streams.reading import Reading, Refusal, RightsOf, Said, What
+from streams.xv2_post import misfit, part
+
+STATUSES = frozenset(("update", "status.update"))
+STATUS = frozenset(("content", "visibility", "spoiler_text", "reblog", "in_reply_to_id", "reblogs_count"))
+"""An object with one of these fields means to be a status."""
+OTHERS = (
+    frozenset(("acct",)),  # an account
+    frozenset(("type", "account")),  # a notification
+    frozenset(("accounts", "last_status")),  # a conversation
+)
+
+
+def read(value: Any, source: str, rights: RightsOf) -> Reading:
+    """Read one JSON value; every status in it, reposted and quoted ones too, has exactly one fate."""
+    page = _Page(Reading(), source, rights)
+    try:
+        page.read(value)
+    except Refused as refused:
+        page.reading.refusals.append(Refusal("value", refused.reason, refused.detail, value))
+    return page.reading
+
+
+class _Page:
+    def __init__(self, reading: Reading, source: str, rights: RightsOf) -> None:
+        self.reading, self.source, self.rights = reading, source, rights
+        self.met: set[tuple[str, str]] = set()
+
+    def read(self, value: Any) -> None:
+        if not isinstance(value, dict):
+            raise Refused("unknown-shape", f"{type(value).__name__} is nothing of Mastodon's")
+        if "event" in value:
+            self._message(value)
+        elif STATUS & value.keys() and not any(marks <= value.keys() for marks in OTHERS):
+            self._statuses([value], None)
+        elif any(marks <= value.keys() for marks in OTHERS):
+            self.reading.of_no_use += 1
+        elif "error" in value:
+            self.reading.errors += 1
+        else:
+            raise Refused("unknown-shape", "an object that is nothing of Mastodon's")
+
+    def _message(self, value: dict[str, Any]) -> None:
+        event, payload, host = value["event"], value.get("payload"), value.get("host")
+        if not isinstance(event, str) or not (host is None or isinstance(host, str)):
+            raise Refused("bad-shape", "event and host must be texts")
+        if event == "delete":
+            self._delete(value, host)
+        elif event in STATUSES:
+            if isinstance(payload, str):  # as in Mastodon's own messages on a web socket
+                try:
+                    payload = msgspec.json.decode(payload)
+                except (ValueError, RecursionError):
+                    raise Refused("bad-json", "payload is no JSON") from None
+            self._statuses(payload if isinstance(payload, list) else [payload], host)
+        else:
+            self.reading.of_no_use += 1  # notifications, filters, announcements, and what is new to us
+
+    def _delete(self, value: dict[str, Any], host: str | None) -> None:
+        """Say that a status is gone. Mastodon gives its id alone; `owner` is who it was of, as the stream remembers."""
+        try:
+            if host is None:
+                raise Refused("server-unknown", "a deletion without host: whose number it is cannot be known")
+            names = Names(self.source, host)
+            post = names.post(value, "payload")
+            if value.get("owner") is None:
+                raise Refused("owner-unknown", "a status was deleted that was not seen: nothing of it is here")
+            gone = PostDeleted(post=post, owner=names.author(value, "owner"), source=self.source)
+        except Refused as refused:
+            self._refuse("compliance", refused, value)
+        else:
+            self.reading.said.append(Said((gone,), value))
+
+    def _statuses(self, statuses: list[Any], host: str | None) -> None:
+        """Read statuses and the ones inside them; as a list of what is to be done, for they may lie deep."""
+        waiting = list(reversed(statuses))
+        self.reading.of_no_use += not waiting
+        while waiting:
+            raw = waiting.pop()
+            self.reading.posts_in += 1
+            if isinstance(raw, dict):
+                waiting.extend(_inside(raw))
+            try:
+                self._status(raw, host)
+            except ValidationError as error:
+                self._refuse("post", misfit(error), raw)
+            except Refused as refused:
+                self._refuse("post", refused, _without_words(raw) if refused.reason == "not-public" else raw)
+
+    def _status(self, raw: Any, host: str | None) -> None:
+        if not isinstance(raw, dict):
+            raise Refused("bad-shape", f"a status is {type(raw).__name__}")
+        events, author = post_events(raw, Names(self.source, host or _home(raw)), self.rights)
+        sight = events[0].post, events[0].raw_sha256
+        if sight in self.met:
+            self.reading.repeated += 1
+            return
+        self.met.add(sight)
+        self.reading.said.append(Said(events, raw))
+        if author.fault is not None:
+            self._refuse("author", Refused("bad-author", author.fault.detail), raw["account"])
+
+    def _refuse(self, what: What, refused: Refused, raw: Any) -> None:
+        self.reading.refusals.append(Refusal(what, refused.reason, refused.detail, raw))
+
+
+def _inside(raw: dict[str, Any]) -> list[Any]:
+    """Give the statuses that a status brings along: the one reposted, and the one quoted with leave."""
+    found = []
+    if isinstance(quote := raw.get("quote"), dict) and with_leave(quote) and quote.get("quoted_status"):
+        found.append(quote["quoted_status"])
+    if raw.get("reblog"):
+        found.append(raw["reblog"])
+    return found
+
+
+def _without_words(raw: dict[str, Any]) -> dict[str, Any]:
+    """Keep of what is not for everyone only what says which one it was."""
+    return {key: raw[key] for key in ("id", "visibility") if isinstance(raw.get(key), str)}
+
+
+def _home(raw: dict[str, Any]) -> str:
+    """Name the server of a status that is at home where it was read; Refused (server-unknown) if it was not."""
+    acct, uri = part(raw, "account").get("acct"), raw.get("uri")
+    if isinstance(acct, str) and "@" not in acct and isinstance(uri, str):
+        try:
+            found = urlsplit(uri)
+        except ValueError:
+            found = urlsplit("")
+        if found.scheme in ("http", "https") and found.netloc:
+            return found.netloc.rpartition("@")[2].lower()
+    raise Refused(
+        "server-unknown",
+        "a status told by a server that is not its own: name the one it was read from, as in "
+        '{"host": "example.social", "event": "update", "payload": STATUS}',
+    )
