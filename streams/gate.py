@@ -8,6 +8,7 @@ import asyncio
 import ipaddress
 import logging
 import traceback
+from collections.abc import Collection
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -26,10 +27,12 @@ CLIENT_GONE = 499  # as nginx counts it; nobody is there to receive it
 class Gate:
     """An ASGI middleware around everything."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, host: str) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, host: str, names: Collection[str] = ()) -> None:
+        """Answer to `names`; without any, to a loopback address's own, and on any other address to all."""
         self.app = app
         self.metrics = metrics
-        self.hosts = frozenset({"localhost", "127.0.0.1", "::1", host}) if _is_loopback(host) else None
+        own = {"localhost", "127.0.0.1", "::1", host} if _is_loopback(host) else None
+        self.hosts = frozenset(names) or (frozenset(own) if own else None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with a Problem."""

@@ -117,7 +117,7 @@ def make_app(settings: Settings, kafka: KafkaSettings, waiting_max: int = REQUES
     here = Answering(settings, kafka, waiting_max)
     app = FastAPI(title="Xinfluencer", lifespan=here.running, docs_url=None, redoc_url=None)
     app.state.answering = here
-    app.add_middleware(Gate, metrics=here.metrics, host=settings.host)
+    app.add_middleware(Gate, metrics=here.metrics, host=settings.host, names=settings.names)
 
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> Response:

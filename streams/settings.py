@@ -33,7 +33,7 @@ KEPT = (
 """What a log is made with: reading it with other values would not give what it holds."""
 
 
-LISTS = ("ages_ms", "follow")  # written with commas
+LISTS = ("ages_ms", "follow", "names")  # written with commas
 
 
 class SettingsRefused(ValueError):
@@ -67,6 +67,7 @@ class Settings(BaseModel):
     threads: int = Field(2, ge=1, le=256, description="of torch; with the seed it decides an adapter's bits")
     seed: int = Field(7, ge=0, lt=2**53)
     host: str = Field("127.0.0.1", description="address that the server listens on")
+    names: tuple[str, ...] = Field((), description="host names that the server answers to; empty: its own")
     port: int = Field(8642, ge=0, le=65535)
     follow: tuple[str, ...] = Field((), description="live sources that `up` follows: x, bluesky, mastodon")
     x_url: str = Field("https://api.x.com", description="X's API; its token is the secret XINFLUENCER_X_TOKEN[_FILE]")

@@ -22,7 +22,7 @@ from typing import Any
 
 from schemas.topics import partitions
 from streams import broker as embedded
-from streams import places, records
+from streams import healthy, places, records
 from streams.kafka import KafkaSettings
 from streams.sender import Sender
 from streams.settings import Settings
@@ -306,6 +306,7 @@ async def tick_for_ever(settings: Settings, kafka: KafkaSettings) -> None:
         while True:
             try:
                 await sender.send(ticks(settings, int(time.time() * 1000)))
+                healthy.tell(places.run(settings), "ticker")
             except Exception as error:  # noqa: BLE001 - the next tick makes up for this one
                 log.warning("no tick: %r", error)
                 await sender.stop()

@@ -9,7 +9,6 @@ fences the first, which a name alone could not do.
 """
 
 import asyncio
-import json
 import logging
 import os
 import sys
@@ -28,7 +27,7 @@ from schemas.facts import Measured
 from schemas.ids import digest
 from schemas.learned import BatchClosed, ModelTrained
 from schemas.topics import BATCHES, CANDIDATES
-from streams import crash, places
+from streams import crash, healthy, places
 from streams.dataset import BatchBroken, Dataset, closed_batches, load, window
 from streams.kafka import KafkaSettings, committed_offsets, ensure_topics
 from streams.reader import Reader, reader
@@ -236,10 +235,7 @@ class Trainer:
 
     def tell(self, **what: object) -> None:
         """Say what is being done, for whoever watches."""
-        path = places.run(self.settings) / "trainer.status.json"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"time": time.time(), **what}))
-        temporary.replace(path)
+        healthy.tell(places.run(self.settings), "trainer", **what)
 
 
 def _measured(found: "Evaluation") -> Measured:

@@ -1,5 +1,6 @@
 """Server: answers by one exact version, in the log before they end, whatever is released, damaged or cut meanwhile."""
 
+import asyncio
 import json
 import logging
 import shutil
@@ -23,6 +24,8 @@ from schemas.facts import AnswerContent
 from schemas.ids import prompt_of
 from schemas.learned import ModelRetracted, ReleasePointed
 from streams import places, recorder
+from streams.gate import Gate
+from streams.metrics import Metrics
 from streams.settings import Settings
 from streams.speaking import Cut
 from streams.vault import Vault
@@ -532,3 +535,18 @@ def test_ready_says_what_is_missing_and_no_answer_is_given_that_is_not_recorded(
     broker.restart()
     eventually(lambda: deployed.ask("lost").status_code == 200, 40)
     assert len(deployed.events("answers")) == 2
+
+
+def test_a_server_in_a_container_answers_only_to_the_names_it_was_given() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def asked(names: tuple[str, ...], host: str) -> int:
+        here = httpx.ASGITransport(Gate(app, Metrics(), "0.0.0.0", names))
+        async with httpx.AsyncClient(transport=here, base_url=f"http://{host}") as client:
+            return (await client.get("/healthz")).status_code
+
+    assert asyncio.run(asked(("localhost", "127.0.0.1"), "localhost:8642")) == 204
+    assert asyncio.run(asked(("localhost", "127.0.0.1"), "evil.example")) == 403
+    assert asyncio.run(asked((), "evil.example")) == 204, "without names, on every address, it answers to all"
