@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from agents.bounded import remember
 from schemas.envelope import Out, Record
 from schemas.events import RewardClosed, RewardWithdrawn
 from schemas.facts import Event, Side, Where
@@ -76,9 +77,10 @@ def pairable(event: RewardClosed) -> bool:
 
 
 def _closed(event: RewardClosed, state: State, margin_min: float) -> Iterable[Event]:
-    prompt = state.prompts.setdefault(event.prompt, Prompt())
-    if len(state.prompts) > PROMPTS_MAX:
-        del state.prompts[next(iter(state.prompts))]
+    prompt = state.prompts.get(event.prompt)
+    if prompt is None:
+        prompt = Prompt()
+        remember(state.prompts, event.prompt, prompt, PROMPTS_MAX)
     if event.subject in prompt.closed or len(prompt.closed) >= SIBLINGS_MAX:
         return []
     new = Closed(

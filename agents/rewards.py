@@ -2,20 +2,28 @@
 
 Six components in -1..1 with fixed weights. What could not be measured is named and its weight shared among the rest,
 so a subject without views is not a subject nobody liked. Reports are no component but a penalty of their own. A
-subject is measured at its ages and never late: what arrives after the last age is refused with that reason.
+subject is measured at its ages and never late: judgements after the last age are refused with that reason, and counts
+of reactions belong to the first age that was not yet reached when they came, however late the tick that closes it.
+
+What keeps a crowd from buying a reward: a person has one vote on a subject, whatever kinds of judgement they give; a
+neutral vote stands against the first; reactions saturate; influence is bounded by agents/influence.py. Whether two
+names are two people is not known here.
 """
 
+import bisect
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
+from agents.bounded import remember
 from schemas.envelope import Out, Record
 from schemas.events import (
     EngagementNoted,
     FeedbackNoted,
     FeedbackWithdrawn,
+    NetworkNoted,
     PromptNoted,
     RecordRefused,
     RewardClosed,
@@ -28,12 +36,14 @@ from schemas.facts import Components, Event, Where
 from schemas.ids import digest
 
 WEIGHTS = {"human": 0.25, "review": 0.20, "engagement": 0.25, "network": 0.15, "temporal": 0.10, "content": 0.05}
-WEIGHTS_VERSION = "w1"
-PRIOR_VOTES = 1.0  # a neutral vote that every subject starts with: one thumb alone is half a verdict
+WEIGHTS_VERSION = "w2"  # the weights of w1; since w2 a person has one vote on a subject, however many judgements
+PRIOR_VOTES = 1.0  # a neutral vote that every subject starts with: one person alone is half a verdict
 REPORT_PENALTY = 0.25  # for each person who reports, up to 1
 VIEW_RATE_FULL = 0.10  # weighted reactions per view that score 1
 REACTIONS_FULL = 10_000  # weighted reactions that score 1 where views are unknown (on a log scale)
 PROMPTS_MAX = 50_000  # a partition; the oldest prompt is forgotten first
+EARLY_MAX = 1024  # subjects of a prompt of which something is known before themselves
+EARLY_COUNTS_MAX = 8  # counts kept of each of them
 JUDGEMENTS_MAX = 4096  # a prompt; a rater's newer judgement replaces the older and needs no room
 CLOSED_MAX = 50_000  # a partition: subjects remembered as closed, so that late feedback is told so
 
@@ -50,9 +60,29 @@ class Judgement(msgspec.Struct, array_like=True):
     simulated: bool
 
 
-class Noted(msgspec.Struct, array_like=True):
-    """What must be kept of a SubjectNoted until it closes, and the reactions counted last."""
+class Counted(msgspec.Struct, array_like=True):
+    """Reactions as counted once: when the record of it came, and how old the source says that the subject was."""
 
+    time_ms: int
+    likes: int
+    replies: int
+    reposts: int
+    quotes: int
+    views: int | None
+    age_ms: int | None
+
+
+class Early(msgspec.Struct, array_like=True):
+    """What came of a subject before itself."""
+
+    counts: list[Counted] = msgspec.field(default_factory=list)
+    network: float | None = None
+
+
+class Noted(msgspec.Struct, array_like=True):
+    """What must be kept of a SubjectNoted until it closes, the newest count for each age, the author's standing."""
+
+    time_ms: int
     kind: str
     version: str | None
     text_hash: str
@@ -63,7 +93,8 @@ class Noted(msgspec.Struct, array_like=True):
     temporal: float | None
     review: float | None
     quality: float
-    reactions: tuple[int, int, int, int, int | None] | None = None
+    counts: list[Counted | None] = []  # by index of the age
+    network: float | None = None
 
 
 class Prompt(msgspec.Struct, array_like=True):
@@ -73,7 +104,7 @@ class Prompt(msgspec.Struct, array_like=True):
     where: tuple[str, int, int] | None = None
     train: bool = False
     subjects: dict[str, Noted] = msgspec.field(default_factory=dict)
-    early: dict[str, tuple[int, int, int, int, int | None]] = msgspec.field(default_factory=dict)
+    early: dict[str, Early] = msgspec.field(default_factory=dict)
     judgements: dict[str, Judgement] = msgspec.field(default_factory=dict)
     retracted: dict[str, bool] = msgspec.field(default_factory=dict)  # a retraction may come before its judgement
 
@@ -105,12 +136,11 @@ def _on(record: Record, event: Event, state: State, ages_ms: tuple[int, ...]) ->
     elif isinstance(event, SubjectNoted):
         _note(record.time_ms, event, state, ages_ms)
     elif isinstance(event, EngagementNoted):
-        prompt = _prompt(state, event.prompt)
-        reactions = (event.likes, event.replies, event.reposts, event.quotes, event.views)
-        if event.subject in prompt.subjects:
-            prompt.subjects[event.subject].reactions = reactions
-        elif event.subject not in state.closed and event.subject not in state.gone:
-            prompt.early[event.subject] = reactions
+        _count(record.time_ms, event, state, ages_ms)
+    elif isinstance(event, NetworkNoted):
+        known = _known(event.prompt, event.subject, state)
+        if known is not None:
+            known.network = event.score
     elif isinstance(event, FeedbackNoted):
         return _judge(record, event, state)
     elif isinstance(event, FeedbackWithdrawn):
@@ -128,9 +158,8 @@ def _on(record: Record, event: Event, state: State, ages_ms: tuple[int, ...]) ->
 def _prompt(state: State, prompt: str) -> Prompt:
     known = state.prompts.get(prompt)
     if known is None:
-        known = state.prompts[prompt] = Prompt()
-        if len(state.prompts) > PROMPTS_MAX:
-            del state.prompts[next(iter(state.prompts))]
+        known = Prompt()
+        remember(state.prompts, prompt, known, PROMPTS_MAX)
     return known
 
 
@@ -143,7 +172,9 @@ def _note(time_ms: int, event: SubjectNoted, state: State, ages_ms: tuple[int, .
         return
     prompt = _prompt(state, event.prompt)
     before = prompt.subjects.get(event.subject)
-    prompt.subjects[event.subject] = Noted(
+    early = prompt.early.pop(event.subject, None) or Early()
+    prompt.subjects[event.subject] = noted = Noted(
+        before.time_ms if before else time_ms,
         event.kind,
         event.version,
         event.text_hash,
@@ -154,10 +185,44 @@ def _note(time_ms: int, event: SubjectNoted, state: State, ages_ms: tuple[int, .
         event.temporal,
         event.review,
         event.features.quality,
-        before.reactions if before else prompt.early.pop(event.subject, None),
+        before.counts if before else [None] * len(ages_ms),
+        before.network if before else early.network,
     )
+    for counted in early.counts:
+        _sort_in(noted, counted, ages_ms)
     if before is None:
         heapq.heappush(state.due, (time_ms + ages_ms[0], event.subject, 0))
+
+
+def _known(name: str, subject: str, state: State) -> Noted | Early | None:
+    """Give what is known of a subject, or room for what comes before it; None where it does not matter any more."""
+    if subject in state.closed or subject in state.gone:
+        return None
+    prompt = _prompt(state, name)
+    noted = prompt.subjects.get(subject)
+    if noted is not None:
+        return noted
+    if subject not in prompt.early:
+        remember(prompt.early, subject, Early(), EARLY_MAX)
+    return prompt.early[subject]
+
+
+def _count(time_ms: int, event: EngagementNoted, state: State, ages_ms: tuple[int, ...]) -> None:
+    counted = Counted(time_ms, event.likes, event.replies, event.reposts, event.quotes, event.views, event.age_ms)
+    known = _known(event.prompt, event.subject, state)
+    if isinstance(known, Noted):
+        _sort_in(known, counted, ages_ms)
+    elif known is not None:
+        known.counts = [*known.counts, counted][-EARLY_COUNTS_MAX:]
+
+
+def _sort_in(noted: Noted, counted: Counted, ages_ms: tuple[int, ...]) -> None:
+    """Put a count where it may be used: at the first age not reached before it, if there is one; the newest stays."""
+    index = bisect.bisect_left(ages_ms, counted.time_ms - noted.time_ms)
+    if index < len(ages_ms):
+        before = noted.counts[index]
+        if before is None or before.time_ms <= counted.time_ms:
+            noted.counts[index] = counted
 
 
 def _judge(record: Record, event: FeedbackNoted, state: State) -> Iterable[Event]:
@@ -192,10 +257,8 @@ def _refused(record: Record, event: FeedbackNoted, reason: str, detail: str) -> 
 
 
 def _withdraw(event: SubjectWithdrawn, state: State) -> Iterable[Event]:
-    state.gone[event.subject] = True
+    remember(state.gone, event.subject, True, CLOSED_MAX)
     state.closed.pop(event.subject, None)
-    if len(state.gone) > CLOSED_MAX:
-        del state.gone[next(iter(state.gone))]
     prompt = _prompt(state, event.prompt)
     prompt.subjects.pop(event.subject, None)
     prompt.early.pop(event.subject, None)
@@ -221,16 +284,14 @@ def _close_age(now_ms: int, state: State, ages_ms: tuple[int, ...]) -> list[Rewa
         name = subject.partition("/")[0]
         prompt = state.prompts.get(name)
         noted = prompt.subjects.get(subject) if prompt else None
-        if prompt is None or noted is None:
+        if prompt is None or noted is None or due_ms != noted.time_ms + ages_ms[index]:  # forgotten, perhaps back
             continue
         final = index == len(ages_ms) - 1
-        said.append(_reward(name, subject, prompt, noted, ages_ms[index], final))
+        said.append(_reward(name, subject, prompt, noted, ages_ms[index], index, final))
         if not final:
             heapq.heappush(state.due, (due_ms - ages_ms[index] + ages_ms[index + 1], subject, index + 1))
             continue
-        state.closed[subject] = True
-        if len(state.closed) > CLOSED_MAX:
-            del state.closed[next(iter(state.closed))]
+        remember(state.closed, subject, True, CLOSED_MAX)
     for event in said:
         if event.final:
             _forget(state, event)
@@ -247,13 +308,16 @@ def _forget(state: State, event: RewardClosed) -> None:
         prompt.early.clear()
 
 
-def _reward(name: str, subject: str, prompt: Prompt, noted: Noted, age_ms: int, final: bool) -> RewardClosed:
+def _reward(
+    name: str, subject: str, prompt: Prompt, noted: Noted, age_ms: int, index: int, final: bool
+) -> RewardClosed:
     votes, simulated, reporters = _votes(subject, prompt.judgements.values())
+    counted = next((one for one in noted.counts[index::-1] if one is not None), None)
     parts = {
-        "human": round(sum(votes) / (len(votes) + PRIOR_VOTES), 6) if votes else None,
+        "human": _human(votes.values()) if votes else None,
         "review": noted.review,
-        "engagement": _engagement(noted.reactions),
-        "network": None,  # the graph agent's to say
+        "engagement": _engagement(counted) if counted else None,
+        "network": noted.network,
         "temporal": noted.temporal,
         "content": noted.quality,
     }
@@ -274,8 +338,9 @@ def _reward(name: str, subject: str, prompt: Prompt, noted: Noted, age_ms: int, 
         weights_version=WEIGHTS_VERSION,
         penalty=penalty,
         total=max(-2.0, min(1.0, round(total, 6))),
-        judgements=len(votes),
+        judgements=sum(map(len, votes.values())),
         simulated=simulated,
+        engagement_age_ms=_age(noted, counted) if counted else None,
         version=noted.version,
         text_hash=noted.text_hash,
         where=_where(noted.where),
@@ -291,9 +356,9 @@ def _where(place: tuple[str, int, int]) -> Where:
     return Where(topic=place[0], partition=place[1], offset=place[2])
 
 
-def _votes(subject: str, judgements: Iterable[Judgement]) -> tuple[list[float], int, int]:
-    """Read the judgements as votes in -1..1 on one subject: (votes, how many simulated, how many people reported)."""
-    votes: list[float] = []
+def _votes(subject: str, judgements: Iterable[Judgement]) -> tuple[dict[str, list[float]], int, int]:
+    """Read the judgements as each rater's votes in -1..1 on one subject: (votes, how many simulated, reporters)."""
+    votes: dict[str, list[float]] = {}
     simulated = 0
     reporters = set()
     for one in judgements:
@@ -310,17 +375,24 @@ def _votes(subject: str, judgements: Iterable[Judgement]) -> tuple[list[float], 
             vote = 0.0 if one.value == 0 else (1.0 if one.subject == subject else -1.0)
         else:  # a correction speaks against what it corrects and for the better words
             vote = -1.0 if one.subject == subject else 1.0
-        votes.append(vote)
+        votes.setdefault(one.rater, []).append(vote)
         simulated += one.simulated
     return votes, simulated, len(reporters)
 
 
-def _engagement(reactions: tuple[int, int, int, int, int | None] | None) -> float | None:
-    """Score reactions in -1..1: by their rate where views are known, else on a log scale; None if never counted."""
-    if reactions is None:
-        return None
-    likes, replies, reposts, quotes, views = reactions
-    weighted = likes + 1.5 * replies + 2 * reposts + 2 * quotes
-    if views:
-        return round(2 * min(1.0, weighted / views / VIEW_RATE_FULL) - 1, 6)
+def _human(votes: Collection[list[float]]) -> float:
+    """Average people, not judgements: who compares a subject with each of its 64 siblings still is one person."""
+    return round(math.fsum(math.fsum(own) / len(own) for own in votes) / (len(votes) + PRIOR_VOTES), 6)
+
+
+def _engagement(counted: Counted) -> float:
+    """Score reactions in -1..1: by their rate where views are known, else on a log scale."""
+    weighted = counted.likes + 1.5 * counted.replies + 2 * counted.reposts + 2 * counted.quotes
+    if counted.views:
+        return round(2 * min(1.0, weighted / counted.views / VIEW_RATE_FULL) - 1, 6)
     return round(2 * min(1.0, math.log1p(weighted) / math.log1p(REACTIONS_FULL)) - 1, 6)
+
+
+def _age(noted: Noted, counted: Counted) -> int:
+    """Give the subject's age in ms when they were counted: as the source says, else since it was noted."""
+    return counted.age_ms if counted.age_ms is not None else max(0, counted.time_ms - noted.time_ms)

@@ -44,6 +44,7 @@ SHOWN = 4
 SIMULATED_POSTS = 150  # enough for a dozen pairs among siblings; training on two cores is what takes the time
 VERDICT_S_MAX = 900.0
 AGE_MS = 1_000  # of rewards and batches; real deployments wait minutes and hours, this one has minutes in all
+GRAPH_HALF_LIFE_MS = 1000 * 365 * 86_400_000  # nothing fades: the posts are as old as they are, and the day is no input
 RETRY_S_MAX = 90.0
 
 T = TypeVar("T")
@@ -64,6 +65,7 @@ def run_demo(settings: Settings, feed: Path | None, seed: int, prompts: int) -> 
         "data": folder,
         "ages_ms": (AGE_MS,),
         "batch_age_ms": AGE_MS,
+        "graph_half_life_ms": GRAPH_HALF_LIFE_MS,
         "batch_pairs_min": 4,
         "batch_pairs_max": 4096,
         "seed": seed,

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from agents.bounded import remember
 from schemas import envelope, seal
 from schemas.envelope import Headers, Origin, Out, Record, Refused
 from schemas.events import AlertRaised, RecordRefused
@@ -185,9 +186,7 @@ class Fold:
         name, payload = short_hash(record.id.encode()), zlib.crc32(value)
         before = self.memory.seen.get(name)
         if before is None:
-            self.memory.seen[name] = payload
-            if len(self.memory.seen) > SEEN_MAX:
-                del self.memory.seen[next(iter(self.memory.seen))]
+            remember(self.memory.seen, name, payload, SEEN_MAX)
             return False
         if before != payload:
             raise Refused("id-conflict", f"id {record.id} was seen with another payload")
