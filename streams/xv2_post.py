@@ -159,7 +159,9 @@ def events_of(
         media=len(kinds),
         rights=verdict,
         # A repost's words are another's: kept here they would outlive their author's deletion.
-        words=None if reposted else words_of_post(post, content, len(mentions), len(kinds), claimed_ms),
+        words=None
+        if reposted
+        else words_of_post(post, content, len(mentions), len(kinds), claimed_ms, lang=fields["lang"]),
         content=None if reposted else content,
         **fields,
     )

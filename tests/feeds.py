@@ -50,7 +50,9 @@ def feed(seed: int, posts: int, width: int, keys: Keys, start_ms: int, doubled: 
 def worded(event: facts.Event) -> facts.Event:
     """Give a post or an answer what the edge would have counted of its words."""
     if isinstance(event, ps.PostObserved) and isinstance(event.content, facts.PostContent):
-        words = words_of_post(event.post, event.content, len(event.mentions), event.media, event.claimed_ms)
+        words = words_of_post(
+            event.post, event.content, len(event.mentions), event.media, event.claimed_ms, lang=event.lang
+        )
         return event.model_copy(update={"words": words})
     if isinstance(event, e.AnswerGiven) and isinstance(event.content, facts.AnswerContent):
         items = event.items[: len(event.content.texts)]
