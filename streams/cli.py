@@ -43,6 +43,14 @@ def main_options(
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
+def _die_with_supervisor() -> None:
+    """Leave nothing behind where a supervisor is killed."""
+    from streams.zygote import die_with_parent
+
+    if os.environ.get("XINFLUENCER_SUPERVISED"):
+        die_with_parent()
+
+
 @app.command()
 def up() -> None:
     """Run everything on this machine until Ctrl-C: broker, worker, trainer, server, clock."""
@@ -72,10 +80,8 @@ def worker(
 ) -> None:
     """Run agents against the cluster (XINFLUENCER_KAFKA)."""
     from streams.worker import run_worker
-    from streams.zygote import die_with_parent
 
-    if os.environ.get("XINFLUENCER_SUPERVISED"):
-        die_with_parent()
+    _die_with_supervisor()
     run_worker(settings_now(), agents or (), instance)
 
 
@@ -131,6 +137,7 @@ def embedder() -> None:
     """Keep a vector of every post that may be indexed, in LanceDB."""
     from streams.embedder import run_embedder
 
+    _die_with_supervisor()
     run_embedder(settings_now())
 
 
@@ -138,10 +145,8 @@ def embedder() -> None:
 def sink() -> None:
     """Copy every topic into tables for analysis, in chDB or ClickHouse."""
     from streams.sink import run_sink
-    from streams.zygote import die_with_parent
 
-    if os.environ.get("XINFLUENCER_SUPERVISED"):
-        die_with_parent()
+    _die_with_supervisor()
     run_sink(settings_now())
 
 
@@ -156,10 +161,8 @@ def follow(
 ) -> None:
     """Take in live sources until Ctrl-C."""
     from streams.follow import run_follow
-    from streams.zygote import die_with_parent
 
-    if os.environ.get("XINFLUENCER_SUPERVISED"):
-        die_with_parent()
+    _die_with_supervisor()
     settings = settings_now()
     run_follow(settings, sources or settings.follow, from_now)
 

@@ -89,11 +89,12 @@ def similar(
     number: Annotated[int, typer.Option("--number", "-n", min=1, max=100)] = 10,
     source: Annotated[str | None, typer.Option(help="Only posts of this source.")] = None,
     lang: Annotated[str | None, typer.Option(help="Only posts in this language.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only posts claimed since this date, ISO 8601.")] = None,
 ) -> None:
     """Find the posts whose meaning is nearest."""
     from streams.similar import run_similar
 
-    run_similar(settings_now(), post, text, number, source, lang)
+    run_similar(settings_now(), post, text, number, source, lang, since)
 
 
 @look.command()

@@ -17,6 +17,7 @@ from schemas.events import AnswerGiven
 from schemas.facts import AnswerContent, PostContent, Side, Where
 from schemas.ids import text_hash
 from schemas.learned import BatchClosed, PairFormed, PairWithdrawn
+from schemas.posts import PostObserved
 from streams.reader import Reader
 
 HELD_BACK_ONE_IN = 5
@@ -123,9 +124,11 @@ class _Words:
         return event, event.content  # type: ignore[attr-defined]
 
     def _prompt(self, name: str, where: Where, expected: str) -> list[dict[str, str]] | None:
-        _, content = self._content(where)
-        if isinstance(content, PostContent):
-            _hold(text_hash(name, content.text), expected, where)
+        event, content = self._content(where)
+        if isinstance(content, PostContent) and isinstance(event, PostObserved):
+            if name not in (event.post, event.named):  # replies to an edited post name the revision that they saw
+                raise BatchBroken(f"{where.topic}/{where.partition}/{where.offset} is {event.post}, not {name}")
+            _hold(text_hash(event.post, content.text), expected, where)
             return [{"role": "user", "content": content.text}]
         if isinstance(content, AnswerContent):
             _hold(text_hash(name, prompt_text(content.messages)), expected, where)

@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError
 
 from agents.pairing import judged
 from schemas import envelope
-from schemas.events import RewardClosed
+from schemas.events import AlertRaised, RewardClosed
 from schemas.learned import ModelRefused, ModelReleased, ModelTrained, PairFormed
 from schemas.topics import INTERACTIONS, PREFERENCES, SIGNALS, TOPICS
 from streams import places
@@ -250,6 +250,9 @@ class Demo:
                 found = [e for e in await self._events("candidates") if isinstance(e, ModelTrained) and e.adapter]
                 if found:
                     break
+                for alert in await self._events("alerts"):
+                    if isinstance(alert, AlertRaised) and alert.stage == "trainer":
+                        raise NoVersion(f"the trainer refused the batch: {alert.detail}")
                 try:
                     told = json.loads(path.read_text())
                 except (OSError, ValueError):
@@ -356,6 +359,10 @@ class Demo:
             return list(seen.values())
 
         return await self._patiently(read)
+
+
+class NoVersion(Exception):
+    """The batch that closed gave no version."""
 
 
 class NoBatch(Exception):

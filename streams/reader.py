@@ -3,6 +3,7 @@
 Everything that looks back (trainer, replay, verify, the demo) reads through this. It sees committed records only.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -109,6 +110,7 @@ async def reader(settings: Settings, kafka: KafkaSettings) -> AsyncIterator[Read
         **kafka.client_kwargs(), isolation_level="read_committed", enable_auto_commit=False, auto_offset_reset="none"
     )
     await consumer.start()
+    await asyncio.sleep(0)  # its routines must have begun: aiokafka's stop cancels one that has not into our face
     try:
         yield Reader(settings, consumer)
     finally:

@@ -1,0 +1,655 @@
+"""Embedder: killed anywhere it ends at the same rows, forgets for good what it must, and says so exactly once."""
+
+import asyncio
+import hashlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from agents.content import words_of_post
+from models.encode import Encoder
+from schemas import envelope
+from schemas import posts as ps
+from schemas.envelope import Record
+from schemas.events import AlertRaised, CopyErased
+from schemas.facts import Event, PostContent, Rights
+from schemas.ids import text_hash
+from schemas.posts import PostDeleted, PostEdited, PostObserved
+from streams import crash, embedder, places
+from streams.embed_plan import Plan
+from streams.embedder import Embedder
+from streams.fold import Sent
+from streams.kafka import KafkaSettings
+from streams.reader import reader
+from streams.records import outside
+from streams.settings import Settings
+from streams.shell import EXIT_REFUSED
+from streams.similar import NothingSimilar, run_similar
+from streams.vault import Vault
+from streams.vector_ledger import Ledger, Place
+from streams.vectors import NoStore, Row, VectorReader, VectorStore, folder
+from tests.harness import ROOT, settings_for, write
+from tests.test_vectors import bytes_on_disk, every_version
+
+pytestmark = [pytest.mark.timeout(300)]
+on_broker = pytest.mark.broker
+
+POINTS = (
+    "after-owe",
+    "after-delete",
+    "after-encode",
+    "after-merge",
+    "after-checkpoint",
+    "after-tidy",
+    "after-receipt",
+)
+NOW = 1_700_000_000_000
+SHOWN = Rights(index=True, train=True, show=True, policy="simulator")
+SHY = SHOWN.model_copy(update={"show": False})
+UNINDEXED = SHOWN.model_copy(update={"index": False})
+
+
+def post(name: str, owner: str, text: str, revision: int = 1, rights: Rights = SHOWN, **more: Any) -> PostObserved:
+    """Make a post, or an edit of it where the revision says so."""
+    content = PostContent(text=text)
+    kind = PostObserved if revision == 1 else PostEdited
+    words = words_of_post(name, content, 0, 0, None)
+    own = {"post": name, "owner": owner, "source": "x", "revision": revision, "raw_sha256": "0" * 64, "rights": rights}
+    return kind(**{"claimed_ms": NOW, "words": words, "content": content, **own, **more})
+
+
+def gone(name: str, owner: str) -> PostDeleted:
+    return PostDeleted(post=name, owner=owner, source="x")
+
+
+class Oracle:
+    """What must stand in the store: one record at a time, no chunks, nothing forgotten, written for the tests alone."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, tuple[int, str, str]] = {}  # post -> revision, owner, hash of words
+        self.deleted: set[str] = set()
+        self.erased: set[str] = set()
+        self.hidden: set[str] = set()
+        self.asked: set[tuple[str, str | None]] = set()
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, PostObserved):
+            self._post(event)
+        elif isinstance(event, PostDeleted):
+            self.deleted.add(event.post)
+            self.rows.pop(event.post, None)
+            self.asked.add((event.owner, event.post))
+        elif isinstance(event, ps.AuthorShown):
+            self.hidden.discard(event.owner)
+        elif isinstance(event, ps.AuthorErased | ps.AuthorHidden | ps.IntentDeclared):
+            if isinstance(event, ps.IntentDeclared) and event.index is not False:
+                return
+            if isinstance(event, ps.AuthorErased):
+                self.erased.add(event.owner)
+            if isinstance(event, ps.AuthorHidden):
+                self.hidden.add(event.owner)
+            self.rows = {name: row for name, row in self.rows.items() if row[1] != event.owner}
+            self.asked.add((event.owner, None))
+
+    def _post(self, event: PostObserved) -> None:
+        assert isinstance(event.content, PostContent)
+        if event.reposted or event.post in self.deleted or event.owner in self.erased | self.hidden:
+            return
+        if not event.rights.index or not event.content.text.strip():
+            self.rows.pop(event.post, None)
+        elif event.revision >= self.rows.get(event.post, (0,))[0]:
+            words = text_hash(event.post, event.content.text)
+            self.rows[event.post] = (event.revision, event.owner, words)
+
+
+class Hashing:
+    """An encoder that costs nothing: where time goes into torch, fewer orders of events can be tried."""
+
+    sha256, dimensions = "e" * 64, 8
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        found = np.array([list(hashlib.sha256(text.encode()).digest()[:8]) for text in texts], np.float32) - 127.5
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+# ---- without a broker: chunks cut anywhere, each begun again at any time ---------------------------------------------
+
+
+def bare(data: Path) -> Embedder:
+    """Make an embedder that is handed its chunks."""
+    made = Embedder(settings_for(data, "", partitions=1), KafkaSettings("127.0.0.1:1"), crash.nowhere, 60.0)
+    made.encoder = Hashing()  # type: ignore[assignment]
+    made.ledger = Ledger(folder(made.settings))
+    made.store = VectorStore(folder(made.settings), Hashing.sha256, Hashing.dimensions)
+    made.bound = {"log": "cluster/tweets/1", "store": made.store.name}
+    return made
+
+
+def closed(made: Embedder) -> None:
+    made.store.close()
+    made.ledger.close()
+    made.vault.close()
+
+
+def records(events: Iterable[Event], vault: Vault) -> list[Record]:
+    """Write events as partition 0 of `tweets` would hold them."""
+    found = []
+    for offset, event in enumerate(events):
+        sent = outside(event, "/sources/x", NOW + offset, 1, vault)
+        found.append(envelope.decode("tweets", 0, offset, NOW + offset, sent.headers, sent.value))
+    return found
+
+
+def kept(store: VectorStore, names: Iterable[str]) -> dict[str, tuple[int, str, str]]:
+    return {name: (row.revision, row.owner, row.words) for name, row in store.known(names).items()}
+
+
+NAMES, OWNERS = [f"x:{n}" for n in range(4)], ["x:@a", "x:@b"]
+owned = st.sampled_from(NAMES).map(lambda name: (name, OWNERS[int(name[-1]) % 2]))
+acts = st.one_of(
+    st.builds(
+        lambda who, text, revision, rights: post(*who, text, revision, rights),
+        owned,
+        st.sampled_from(("river", "stone", " ")),
+        st.integers(1, 3),
+        st.sampled_from((SHOWN, SHOWN, SHOWN, UNINDEXED)),
+    ),
+    st.builds(lambda who: gone(*who), owned),
+    *(
+        st.builds(kind, owner=st.sampled_from(OWNERS), source=st.just("x"), **more)
+        for kind, more in (
+            (ps.AuthorHidden, {"reason": st.just("suspended")}),
+            (ps.AuthorShown, {}),
+            (ps.AuthorErased, {}),
+            (ps.IntentDeclared, {"index": st.sampled_from((True, False, None))}),
+        )
+    ),
+)
+
+
+class Died(Exception):
+    """A crash at a named point."""
+
+
+def read(made: Embedder, log: Sequence[Record], cut: Callable[[int, int], int], crashes: Sequence[str | None]) -> None:
+    """Hand a log over in chunks, from where the ledger stands, dying at the points named, one a chunk."""
+    dying = iter(crashes)
+    while (at := made.ledger.places().get(0, Place(0)).next) < len(log):
+        point, end = next(dying, None), cut(at + 1, len(log))
+
+        def crash_here(name: str, point: str | None = point) -> None:
+            if name == point:
+                raise Died
+
+        made.crash_point = crash_here
+        with suppress(Died):
+            made._apply(log[at:end], {0: Place(end, end - 1, "")})
+
+
+@hypothesis_settings(max_examples=30, deadline=None)
+@given(st.lists(acts, max_size=14), st.lists(st.sampled_from((None, *POINTS[:5])), max_size=6), st.randoms())
+def test_chunks_cut_anywhere_and_begun_again_after_a_crash_end_at_the_same_rows(
+    tmp_path_factory: pytest.TempPathFactory, events: list[Event], crashes: list[str | None], rng: random.Random
+) -> None:
+    made = bare(tmp_path_factory.mktemp("cut"))
+    oracle = Oracle()
+    for event in events:
+        oracle.take(event)
+    read(made, records(events, made.vault), rng.randint, crashes)
+    assert kept(made.store, NAMES) == oracle.rows
+    assert made.store.count() == len(oracle.rows)
+    assert {(one.owner, one.post) for one, _ in made.ledger.owed()} == oracle.asked
+    closed(made)
+
+
+class ChecksFirst(Embedder):
+    """Wrong on purpose: the checkpoint comes before the rows."""
+
+    def _write(self, made: Plan) -> None:
+        self.ledger.commit({0: Place(1, 0, "")}, {})
+        super()._write(made)
+
+
+class Forgetful(Ledger):
+    """Wrong on purpose: what is gone is known for one chunk only."""
+
+    def post_is_gone(self, post: str) -> bool:
+        return False
+
+
+def test_control_a_checkpoint_before_the_rows_loses_one(tmp_path: Path) -> None:
+    for kind, rows in ((Embedder, 1), (ChecksFirst, 0)):
+        made = bare(tmp_path / kind.__name__)
+        made.__class__ = kind
+        read(made, records([post("x:1", "x:@a", "river")], made.vault), min, ["after-encode"])
+        assert made.store.count() == rows
+        closed(made)
+
+
+def test_control_a_ledger_that_forgets_deletions_lets_a_post_come_back(tmp_path: Path) -> None:
+    for kind, rows in ((Ledger, 0), (Forgetful, 1)):
+        made = bare(tmp_path / kind.__name__)
+        made.ledger.__class__ = kind
+        read(made, records([gone("x:1", "x:@a"), post("x:1", "x:@a", "river")], made.vault), min, [])
+        assert made.store.count() == rows
+        closed(made)
+
+
+def test_a_post_that_says_the_same_again_is_not_encoded_again_but_new_rights_are_kept(tmp_path: Path) -> None:
+    made = bare(tmp_path)
+    log = records([post("x:1", "x:@a", "river"), post("x:1", "x:@a", "river", media=1)], made.vault)
+    for offset, record in enumerate(log):
+        made._apply([record], {0: Place(offset + 1, offset, "")})
+    assert (made.encoded, made.unchanged) == (1, 1)
+    shy = records([*[gone("x:9", "x:@b")] * 2, post("x:1", "x:@a", "river", 1, SHY)], made.vault)[2:]
+    made._apply(shy, {0: Place(3, 2, "")})
+    assert made.encoded == 2
+    assert [row.show for row in made.store.known(["x:1"]).values()] == [False]
+    closed(made)
+
+
+def test_an_author_whose_key_is_destroyed_is_skipped_and_a_moved_seal_too(tmp_path: Path) -> None:
+    made = bare(tmp_path)
+    log = records([post("x:1", "x:@a", "river"), post("x:2", "x:@b", "stone")], made.vault)
+    moved = log[1]._replace(id=log[0].id, offset=2)
+    Vault(made.settings.data / "vault" / "keys.sqlite").destroy("x:@a")  # by another process
+    made._apply([*log, moved], {0: Place(3, 2, "")})
+    assert set(kept(made.store, NAMES)) == {"x:2"}
+    assert made.skipped == {"words-gone": 1, "seal-broken": 1}
+    closed(made)
+
+
+def test_a_post_from_the_future_is_set_aside(tmp_path: Path) -> None:
+    made = bare(tmp_path)
+    made._apply(records([post("x:1", "x:@a", "river", claimed_ms=NOW * 2)], made.vault), {0: Place(1, 0, "")})
+    assert (made.store.count(), made.skipped) == (0, {"future-dated": 1})
+    closed(made)
+
+
+def test_no_receipt_is_written_while_bytes_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bare(tmp_path)
+    said: list[Event] = []
+
+    async def send(them: Iterable[Sent]) -> None:
+        said.extend(one.event for one in them)
+
+    monkeypatch.setattr(made.sender, "send", send)
+    log = records([post("x:1", "x:@a", "river"), gone("x:1", "x:@a")], made.vault)
+    for offset, record in enumerate(log):
+        made._apply([record], {0: Place(offset + 1, offset, "")})
+    vector = Hashing().encode(["river"])[0]
+    assert bytes_on_disk(folder(made.settings), vector)
+    monkeypatch.setattr(made.store, "tidy", lambda: False)
+    asyncio.run(made._upkeep())
+    assert (said, made.changed) == ([], True)
+    monkeypatch.undo()
+    monkeypatch.setattr(made.sender, "send", send)
+    asyncio.run(made._upkeep())
+    assert bytes_on_disk(folder(made.settings), vector) == []
+    where = {"topic": "tweets", "partition": 0, "offset": 1}
+    whole = {"store": "vectors", "owner": "x:@a", "post": "x:1", "requested": where, "rows": 1}
+    assert [event.model_dump() for event in said] == [whole]
+    asyncio.run(made._upkeep())
+    assert len(said) == 1
+    closed(made)
+
+
+# ---- the real process on the real broker -----------------------------------------------------------------------------
+
+
+class Process:
+    """Embedders with a short upkeep, forked as the supervisor does it: by the zygote, which has imported torch."""
+
+    def __init__(self, settings: Settings, kafka: KafkaSettings) -> None:
+        self.settings = settings
+        self.pid = 0
+        self.kafka = kafka
+        program = (
+            "import streams.zygote as z; from streams.embedder import run_embedder; from streams.settings import *\n"
+            "def preload(): import torch, models.encode\n"
+            "z.preload = preload; z.run_zygote(Settings.from_env(), {'embedder': lambda s: run_embedder(s, 0.2)})"
+        )
+        env = {**os.environ, **settings.to_env(), "XINFLUENCER_KAFKA": kafka.bootstrap}
+        self.zygote = subprocess.Popen(
+            [sys.executable, "-c", program], cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+        assert self._heard()["event"] == "ready"
+
+    def _heard(self) -> dict[str, Any]:
+        assert self.zygote.stdout is not None
+        said: dict[str, Any] = json.loads(self.zygote.stdout.readline())
+        return said
+
+    def start(self, crash: str = "") -> None:
+        assert self.zygote.stdin is not None
+        self.zygote.stdin.write(json.dumps({"start": "embedder", "env": {"XINFLUENCER_CRASH": crash}}).encode() + b"\n")
+        self.pid = int(self._heard()["pid"])
+
+    def end(self, number: int = 0) -> int:
+        """Send a signal, or none, and wait for the exit code."""
+        if number:
+            os.kill(self.pid, number)
+        self.pid = 0
+        return int(self._heard()["code"])
+
+    def close(self) -> None:
+        """Children die with the zygote."""
+        self.zygote.kill()
+        self.zygote.wait(10)
+
+    def log(self) -> str:
+        return (places.logs(self.settings) / "embedder.log").read_text(errors="replace")
+
+    def status(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads((self.settings.data / "run" / "embedder.status.json").read_text())
+        return told
+
+    def wait(self, seconds_max: float = 90.0) -> dict[str, Any]:
+        """Wait until it has read all there is and owes nothing."""
+        deadline = time.monotonic() + seconds_max
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            try:
+                told = self.status()
+            except FileNotFoundError:
+                continue
+            through = all(at >= end for at, _, _, end in told["partitions"].values())
+            if told["pid"] == self.pid and through and not told["receipts_owed"] and told["tidied_ms"]:
+                return told
+        raise AssertionError(self.log()[-3000:])
+
+
+def feed(seed: int, number: int) -> list[Event]:
+    """Posts of ten authors, edits of some, deletions before and after, authors hidden, shown and erased."""
+    rng = random.Random(seed)
+    words = ("river", "stone", "light", "market", "train", "garden", "winter", "song")
+    said: list[Event] = []
+    for index in range(number):
+        owner = f"x:@{rng.randrange(10)}"
+        name = f"x:{seed}-{index}"
+        text = " ".join(rng.choice(words) for _ in range(rng.randrange(3, 12))) + f" {index}"
+        chance = rng.random()
+        if chance < 0.06:
+            said.append(gone(name, owner))  # before it comes
+        said.append(post(name, owner, text, rights=UNINDEXED if chance > 0.95 else SHY if chance > 0.9 else SHOWN))
+        if 0.06 < chance < 0.2:
+            said.append(post(name, owner, f"{text} edited", 2))
+            said.append(said[-2])  # the first again, late
+        if 0.2 < chance < 0.3:
+            said.append(gone(name, owner))
+        if 0.3 < chance < 0.33:
+            said.append(ps.AuthorHidden(owner=owner, source="x", reason="suspended"))
+            said.append(ps.AuthorShown(owner=owner, source="x"))
+        if 0.33 < chance < 0.35 and owner != "x:@0":
+            said.append(ps.AuthorErased(owner=owner, source="x"))
+    return said
+
+
+def sealed(events: Iterable[Event], settings: Settings, vault: Vault) -> list[Sent]:
+    return [outside(event, "/sources/x", NOW, settings.partitions, vault) for event in events]
+
+
+async def receipts(settings: Settings, kafka: KafkaSettings) -> dict[str, list[CopyErased]]:
+    """Read `erasures`: id -> the payloads that it stands over."""
+    found: dict[str, list[CopyErased]] = {}
+    async with reader(settings, kafka) as log_reader:
+        async for raw in log_reader.records("erasures"):
+            record = envelope.decode("erasures", 0, raw.offset, raw.timestamp, raw.headers, raw.value)
+            if isinstance(record.event, CopyErased):
+                found.setdefault(record.id, []).append(record.event)
+    return found
+
+
+@pytest.fixture(scope="module")
+def attacked(broker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Oracle, list[Event]]]:
+    """A feed that was read while the embedder died at every named point, and twice by chance."""
+    settings = settings_for(tmp_path_factory.mktemp("embedder"), "embed", partitions=2)
+    vault = Vault(settings.data / "vault" / "keys.sqlite")
+    process = Process(settings, broker.settings)
+    oracle = Oracle()
+    events: list[Event] = []
+    rng = random.Random(11)
+    try:
+        for turn, point in enumerate((*POINTS, *["by chance"] * 2)):
+            part = feed(turn, 25)
+            part += [gone(f"x:{turn}-24", "x:@0")]  # so that every point is passed
+            events += part
+            asyncio.run(write(settings, broker.settings, sealed(part, settings, vault)))
+            if point == "by chance":
+                process.start()
+                time.sleep(rng.uniform(0.5, 2.5))
+                code = process.end(signal.SIGKILL)
+            else:
+                process.start(f"{point}@{settings.data / point}")
+                code = process.end()
+            assert code == -signal.SIGKILL, (point, process.log()[-3000:])
+        process.start()
+        process.wait()
+        for event in events:
+            oracle.take(event)
+        yield process, oracle, events
+    finally:
+        process.close()
+
+
+@on_broker
+def test_killed_at_every_point_it_ends_at_the_rows_of_a_clean_reading(
+    attacked: tuple[Process, Oracle, list[Event]],
+) -> None:
+    process, oracle, events = attacked
+    table = VectorReader(folder(process.settings))
+    names = {event.post for event in events if isinstance(event, PostObserved)}
+    found = {name: table.find(name) for name in names}
+    rows = {name: (one[0].revision, one[0].owner, one[0].words) for name, one in found.items() if one}
+    assert rows == oracle.rows
+    assert process.status()["rows"] == len(oracle.rows), "no post has two rows"
+    assert len(oracle.rows) > 50
+    texts = {text_hash(e.post, e.content.text): e.content.text for e in events if _worded(e)}  # type: ignore[attr-defined]
+    encoder = Encoder.load("minilm", process.settings.cache, process.settings.threads)
+    for name in list(rows)[:20]:
+        one = found[name]
+        assert one is not None
+        assert float(encoder.encode([texts[one[0].words]])[0] @ one[1]) > 0.9999
+
+
+def _worded(event: Event) -> bool:
+    return isinstance(event, PostObserved) and isinstance(event.content, PostContent)
+
+
+@on_broker
+def test_every_request_has_one_receipt_and_nothing_of_it_is_left_on_disk(
+    attacked: tuple[Process, Oracle, list[Event]],
+) -> None:
+    process, oracle, events = attacked
+    found = asyncio.run(receipts(process.settings, process.kafka))
+    assert all(len({one.model_dump_json() for one in said}) == 1 for said in found.values()), "an id with two payloads"
+    visible = [said[0] for said in found.values()]
+    assert {(one.owner, one.post) for one in visible} == oracle.asked
+    assert len(visible) == len({event.model_dump_json() for event in events if _asks(event)})
+    assert sum(one.rows for one in visible) > 10
+    encoder = Encoder.load("minilm", process.settings.cache, process.settings.threads)
+    store = folder(process.settings)
+    there = [e for e in events if _worded(e) and e.post in oracle.rows]  # type: ignore[attr-defined]
+    newest = {e.post: e for e in there if oracle.rows[e.post][0] == e.revision}  # type: ignore[attr-defined]
+    away = {e.post: e for e in events if _worded(e) and e.post in oracle.deleted}  # type: ignore[attr-defined]
+
+    def left(one: Any) -> bool:
+        """Look for the beginning of its vector; the last bits may depend on the batch it was encoded in."""
+        row = VectorReader(store).find(one.post)
+        return row is not None and bool(bytes_on_disk(store, row[1]))
+
+    assert all(left(one) for one in list(newest.values())[:10]), "control: what is kept can be seen"
+    assert not any(left(one) for one in away.values())
+    assert len(away) > 10
+    assert sum(every_version(store, name) for name in away) == 0
+    marks = list((store / "posts.lance" / "_deletions").glob("*"))
+    assert marks == [], "no file holds a row that is deleted"
+    assert encoder.sha256 == process.status()["encoder"]
+
+
+def _asks(event: Event) -> bool:
+    return isinstance(event, PostDeleted | ps.AuthorErased | ps.AuthorHidden)
+
+
+@on_broker
+def test_its_status_says_where_it_stands(attacked: tuple[Process, Oracle, list[Event]]) -> None:
+    process, _, events = attacked
+    told = process.status()
+    assert sum(end for _, _, _, end in told["partitions"].values()) == len(events)
+    assert all(at == handed == position == end for at, handed, position, end in told["partitions"].values())
+    assert told["unindexed"] == told["rows"], "too few for an index"
+    assert 100_000_000 < told["rss_bytes"] < 2_000_000_000
+    assert time.time() - told["time"] < 10
+
+
+@on_broker
+def test_what_is_similar_is_shown_with_its_words_and_what_may_not_be_shown_is_not(
+    broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_for(tmp_path, "similar", partitions=2)
+    with pytest.raises(NoStore, match="no vectors"):
+        run_similar(settings, "x:1", None, 3)
+    vault = Vault(settings.data / "vault" / "keys.sqlite")
+    said: list[Event] = [
+        post("x:1", "x:@a", "The river froze over in the cold winter."),
+        post("x:2", "x:@b", "In winter the \x1b[31mriver\x1b[0m is\nfrozen.", lang="en"),
+        post("x:3", "x:@c", "SECRET: rivers freeze when it is cold.", rights=SHY, source="mastodon"),
+        post("x:4", "x:@d", "Stocks rose after the bank's report.", claimed_ms=NOW - 10**9),
+        post("x:5", "x:@e", "Cold rivers freeze.", rights=UNINDEXED),
+        ps.PostObserved(post="x:6", owner="x:@f", source="x", reposted="x:1", raw_sha256="0" * 64, rights=SHOWN),
+        post("x:7", "x:@g", "Ice on the river."),
+        gone("x:7", "x:@g"),
+        post("x:8", "x:@h", "Ice on the river again."),
+    ]
+    asyncio.run(write(settings, broker.settings, sealed(said, settings, vault)))
+    process = Process(settings, broker.settings)
+    process.start()
+    try:
+        process.wait()
+        began = time.monotonic()
+        assert process.end(signal.SIGTERM) == 0
+        assert time.monotonic() - began < 10
+    finally:
+        process.close()
+    late = post("x:9", "x:@a", "After the embedder stopped.")
+    asyncio.run(write(settings, broker.settings, sealed([late], settings, vault)))
+    vault.destroy("x:@h")
+    monkeypatch.setenv("XINFLUENCER_KAFKA", broker.bootstrap)
+
+    run_similar(settings, "x:1", None, 3)
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert "nearest to x:1: The river froze over in the cold winter." in told
+    assert "In winter the �[31mriver�[0m is frozen." in told
+    assert "[may not be shown]" in told
+    assert "SECRET" not in told
+    assert "x:3" in told
+    assert "x:5" not in told
+    run_similar(settings, None, "the bank and the stock market", 1)
+    assert "Stocks rose" in capsys.readouterr().out
+    run_similar(settings, "x:1", None, 5, source="mastodon")
+    told = capsys.readouterr().out
+    assert "x:3" in told
+    assert "x:2" not in told
+    run_similar(settings, "x:1", None, 5, lang="en")
+    assert "x:2" in capsys.readouterr().out
+    run_similar(settings, "x:1", None, 5, since="2023-11-14")
+    told = capsys.readouterr().out
+    assert "x:2" in told
+    assert "x:4" not in told
+    run_similar(settings, "x:1", None, 5)
+    assert "[its author was forgotten]" in capsys.readouterr().out
+    for name, reason in {
+        "x:5": "does not allow indexing",
+        "x:6": "it is a repost of x:1",
+        "x:7": "was deleted",
+        "x:9": "has not come so far",
+        "x:nobody": "there is no post x:nobody in the log",
+        "' or 1=1 --": "there is no post",
+    }.items():
+        with pytest.raises(NothingSimilar, match=reason):
+            run_similar(settings, name, None, 3)
+    with pytest.raises(NothingSimilar, match="fits the filters"):
+        run_similar(settings, "x:1", None, 3, source="x' or '1'='1")
+    with pytest.raises(NothingSimilar, match="--since"):
+        run_similar(settings, "x:1", None, 3, since="yesterday")
+    with pytest.raises(NothingSimilar, match="either"):
+        run_similar(settings, None, None, 3)
+
+
+@on_broker
+def test_a_store_of_another_log_or_a_log_that_was_cut_is_refused_with_a_sentence(broker: Any, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, "bound", partitions=1)
+    vault = Vault(settings.data / "vault" / "keys.sqlite")
+    said = [post(f"x:{n}", "x:@a", f"river {n}") for n in range(5)]
+    asyncio.run(write(settings, broker.settings, sealed(said, settings, vault)))
+
+    async def once(given: Settings) -> Embedder:
+        """Run until all is read, or raise what ends it."""
+        made = Embedder(given, broker.settings, crash.nowhere, 0.0)
+        running = asyncio.create_task(made.run())
+        while not running.done() and made.places.get(0, Place(0)).next < 5:
+            await asyncio.sleep(0.05)
+        made.stop.set()
+        await running
+        return made
+
+    assert asyncio.run(once(settings)).encoded == 5
+    assert asyncio.run(once(settings)).encoded == 0, "it goes on where it stood"
+    other = settings_for(tmp_path, "bound-other", partitions=1)
+    with pytest.raises(embedder.StoreRefused, match="belong to log"):
+        asyncio.run(once(other))
+    ledger = folder(settings) / "ledger.sqlite"
+
+    def altered(statement: str, why: str) -> None:
+        with sqlite3.connect(ledger) as db:
+            before = list(db.iterdump())
+            db.executescript(statement)
+        with pytest.raises(embedder.StoreRefused, match=why):
+            asyncio.run(once(settings))
+        ledger.unlink()
+        with sqlite3.connect(ledger) as db:
+            db.executescript("\n".join(before))
+
+    altered("update place set next = 6", "was read up to 6, the log holds 0 to 5")
+    altered("update place set fingerprint = 'feedfeedfeedfeed'", "is not the record that was read there")
+    altered("update bound set value = '99999' where name = 'version'", "put back from a copy")
+    altered("update bound set value = 'another' where name = 'store'", "belong to store another")
+    altered("delete from bound; delete from place", "belong to log unknown")
+    with sqlite3.connect(ledger) as db:
+        db.execute("update place set fingerprint = 'feedfeedfeedfeed'")
+    process = Process(settings, broker.settings)
+    process.start()
+    assert process.end() == EXIT_REFUSED
+    process.close()
+    assert "remove" in process.log().splitlines()[-1]
+
+    async def alerts() -> list[Event]:
+        async with reader(settings, broker.settings) as log_reader:
+            raws = [raw async for raw in log_reader.records("alerts")]
+        return [envelope.decode("alerts", 0, r.offset, r.timestamp, r.headers, r.value).event for r in raws]
+
+    (alert,) = asyncio.run(alerts())
+    assert isinstance(alert, AlertRaised)
+    assert alert.kind == "vectors-refused"
+
+
+def test_rows_are_counted_for_the_first_request_that_asks() -> None:
+    row = Row("p", "o", "x", None, None, 1, True, True, "p", "h", "tweets", 0, 0)
+    one, two = (embedder.Request(name, "o", what, 0, 1) for name, what in (("r1", "p"), ("r2", None)))
+    assert embedder._counted([one, two], [row, row._replace(post="q")]) == [(one, 1), (two, 1)]
