@@ -1,5 +1,6 @@
 """Command line, second half: commands that look at what is there, or say one thing to it, and end."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -209,3 +210,39 @@ def comply(
     from streams.comply import run_comply
 
     run_comply(settings_now(), file, kind)
+
+
+@look.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Look at everything of this deployment, and say how to mend what is wrong."""
+    from streams.doctor import run_doctor
+
+    sys.exit(run_doctor(settings_now(), as_json))
+
+
+@look.command()
+def backup(
+    store: Annotated[Path, typer.Argument(help="Folder of backups of this deployment, on another disk.")],
+    keep: Annotated[int | None, typer.Option(min=1, help="Forget all but so many backups afterwards.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Make none: read every byte of those there are.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="Make none: list them.")] = False,
+) -> None:
+    """Keep all that is needed after the loss of this machine; everything must be stopped."""
+    from streams.backup import run_backup, run_backup_list, run_backup_verify
+
+    if verify:
+        sys.exit(run_backup_verify(store))
+    if listing:
+        run_backup_list(store)
+    else:
+        run_backup(settings_now(), store, keep)
+
+
+@look.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="A store (its newest backup), or one STORE/backups/NAME.json.")],
+) -> None:
+    """Make the data folder again from a backup; it must be empty or missing."""
+    from streams.restore import run_restore
+
+    run_restore(settings_now(), source)

@@ -1,0 +1,128 @@
+"""Restore: a backup -> the data folder as it was, into an empty place only, whole or not at all.
+
+Everything is written beside the folder under another name, checked on the way, and renamed. Offsets, ids, snapshots
+and commits are what they were, so a worker goes on where it stood. The vault is the store's newest, and whoever has a
+receipt in the log is forgotten once more in it: an old vault, however it came here, opens nobody's words again.
+"""
+
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from schemas import envelope
+from schemas.envelope import Refused
+from schemas.events import AuthorForgotten
+from schemas.topics import ERASURES
+from streams.backup import LOG, POLICY_COPY, Progress
+from streams.backup_store import BackupRefused, Manifest, Store, blocks, write_new
+from streams.crash import CrashPoint, nowhere
+from streams.segments import records
+from streams.settings import Settings
+from streams.show import Screen
+
+
+class Restored(NamedTuple):
+    """What was put back: the backup, its manifest, how many owners have receipts, how many of those had a key."""
+
+    name: str
+    manifest: Manifest
+    forgotten: int
+    keys_destroyed: int
+
+
+def restore(
+    data: Path, source: Path, progress: Progress = lambda done, of: None, crash_point: CrashPoint = nowhere
+) -> Restored:
+    """Make `data` again from a store (its newest backup), or from one manifest of a store.
+
+    BackupRefused if `data` holds anything, or if the backup is damaged; then `data` is as it was.
+    """
+    one = source.suffix == ".json"
+    store = Store(source.parent.parent if one else source)
+    if not store.names():
+        raise BackupRefused(f"{store.folder} holds no backup")
+    name = source.stem if one else store.names()[-1]
+    manifest = store.manifest(name)
+    if data.exists() and any(data.iterdir()):
+        raise BackupRefused(f"{data} is not empty: a backup is only restored into an empty folder")
+    if data.is_mount():
+        raise BackupRefused(f"{data} is a mount point, which nothing can be renamed to: give a folder below it")
+    if fault := store.keys_fault():
+        raise BackupRefused(fault)
+    fresh = data.with_name(f".{data.name}.restoring")
+    shutil.rmtree(fresh, ignore_errors=True)  # of a try that was killed
+    fresh.mkdir(parents=True, mode=0o700)
+    for index, file in enumerate(manifest.files):
+        path = fresh / file.path
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_new(path, store.content(file.sha256, file.size), file.mode)
+        os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
+        crash_point("file")
+        progress(index + 1, len(manifest.files))
+    keys = fresh / "vault" / "keys.sqlite"
+    keys.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_new(keys, blocks(store.keys), 0o600)
+    gone = forgotten(fresh, manifest.namespace)
+    destroyed = forget(keys, gone)
+    os.sync()  # the names too, in all folders, before the one name that counts
+    crash_point("before-rename")
+    os.replace(fresh, data)
+    return Restored(name, manifest, len(gone), destroyed)
+
+
+def forgotten(data: Path, namespace: str) -> set[str]:
+    """Give every owner who has a receipt in the log of a stopped deployment."""
+    topic = f"{namespace}.{ERASURES.name}" if namespace else ERASURES.name
+    owners = set()
+    for raw in records(data / LOG / f"{topic}-0"):
+        try:
+            event = envelope.decode(ERASURES.name, 0, raw.offset, raw.timestamp, raw.headers, raw.value).event
+        except Refused:
+            continue  # no receipt of ours; what it is, its readers have said in a dead letter
+        if isinstance(event, AuthorForgotten):
+            owners.add(event.owner)
+    return owners
+
+
+def forget(vault: Path, owners: Iterable[str]) -> int:
+    """Destroy the keys of these owners for good, as Vault.destroy does; gives how many of them had one."""
+    rows = [(owner,) for owner in sorted(owners)]
+    db = sqlite3.connect(vault, isolation_level=None)
+    try:
+        db.execute("pragma secure_delete=on")
+        db.execute("begin immediate")
+        had = sum(
+            bool(db.execute("select 1 from keys where owner = ? and key is not null", row).fetchone()) for row in rows
+        )
+        db.executemany("insert into keys values (?, null) on conflict do update set key = null", rows)
+        db.execute("commit")
+        db.execute("pragma wal_checkpoint(truncate)")
+    finally:
+        db.close()
+    return had
+
+
+def run_restore(settings: Settings, source: Path) -> None:
+    """Restore into the data folder, and say what to do next."""
+    screen, began = Screen(), time.monotonic()
+    with screen.progress("files put back") as advance:
+        done = restore(settings.data, source.expanduser().absolute(), advance)
+    log = done.manifest.log()
+    screen.say(
+        f"  backup {done.name} is in {settings.data}: {len(done.manifest.files)} files, root {done.manifest.root}"
+    )
+    screen.say(f"  log {done.manifest.cluster}: {sum(one.records for one in log.values())} records")
+    if done.forgotten:
+        screen.say(
+            f"  {done.forgotten} authors have receipts of being forgotten; {done.keys_destroyed} keys of theirs were "
+            "in the vault and are destroyed"
+        )
+    if (settings.data / POLICY_COPY).exists():
+        screen.say(
+            f"  the rights policy is {settings.data / POLICY_COPY}: set XINFLUENCER_POLICY to where it shall lie"
+        )
+    screen.say(f"  {time.monotonic() - began:.1f} s; now run `doctor` and `verify`, then `up`")
