@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -92,9 +92,18 @@ class FolderLock:
 
 
 def prepare(
-    folder: Path, cache: Path, progress: jars.Progress = jars.silent, *, env: Mapping[str, str] = os.environ
+    folder: Path,
+    cache: Path,
+    progress: jars.Progress = jars.silent,
+    *,
+    env: Mapping[str, str] = os.environ,
+    more: str = "",
+    users: Mapping[str, str] | None = None,
 ) -> Prepared:
     """Make `folder` ready to run a broker: verified jars, free ports, settings, a formatted log.
+
+    Lines of `more` are put behind our settings and win over them. `users` (name -> password, SCRAM-SHA-512) are known
+    from the first start on; a passer-by who lists processes while the log is formatted sees them.
 
     Ports are kept while they are free and changed when something else took them. Raises JavaMissing, JarsUnavailable,
     ChecksumMismatch, FolderInUse when a JVM still runs on the folder, and BrokerFailed when formatting fails.
@@ -113,14 +122,15 @@ def prepare(
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     write_whole(folder / "log4j2.properties", LOG4J_PROPERTIES)
-    write_whole(folder / "server.properties", server_properties(port, controller_port, "data"))
+    write_whole(folder / "server.properties", server_properties(port, controller_port, "data") + more)
     base = [str(java), *JVM_FLAGS, f"-Djava.io.tmpdir={scratch}", "-cp", class_path]
     # The JVM is given what it needs and no more, so that no secret of ours ends in its environment.
     child_env = {name: env[name] for name in _KEPT_VARIABLES if name in env}
     # Java 17 cannot open a path outside ASCII in the C locale, which is what a container or a service has.
     child_env["LC_ALL"] = "C.UTF-8"
     if not (folder / "data").exists():
-        _format(folder, base, child_env, port, controller_port)
+        known = [f"SCRAM-SHA-512=[name={name},password={password}]" for name, password in (users or {}).items()]
+        _format(folder, base, child_env, lambda data: server_properties(port, controller_port, data) + more, known)
     return Prepared(
         command=[*base, "kafka.Kafka", "server.properties"],
         env=child_env,
@@ -182,16 +192,20 @@ def running(folder: Path) -> str | None:
     return bootstrap if answer is not None and answer[0] == _cluster_id(folder / "data") else None
 
 
-def _format(folder: Path, base: list[str], env: dict[str, str], port: int, controller_port: int) -> None:
+def _format(
+    folder: Path, base: list[str], env: dict[str, str], properties: Callable[[str], str], users: list[str]
+) -> None:
     """Format a log under another name and rename it to `data`, so that `data` is whole whenever it exists."""
     for leftover in folder.glob("format-*"):
         # The JVM of a killed `prepare` may still be writing here for a moment; what stays is removed the next time.
         shutil.rmtree(leftover, ignore_errors=True)
     fresh = Path(tempfile.mkdtemp(prefix="format-", dir=folder))
-    write_whole(fresh / "server.properties", server_properties(port, controller_port, f"{fresh.name}/data"))
+    write_whole(fresh / "server.properties", properties(f"{fresh.name}/data"))
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     # Joined by "=", because an id may begin with a dash and would be read as an option.
     arguments = ["format", "--standalone", f"--cluster-id={cluster_id}", f"--config={fresh.name}/server.properties"]
+    for user in users:
+        arguments += ["--add-scram", user]
     command = [*base, "kafka.tools.StorageTool", *arguments]
     try:
         done = subprocess.run(

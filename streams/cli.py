@@ -24,7 +24,10 @@ app = typer.Typer(
 )
 app.add_typer(look)
 DEBUG = False
-REFUSALS = ("SettingsRefused", "KafkaSettingsRefused", "Fenced", "SourceRefused", "CursorRefused")
+REFUSALS = (
+    "SettingsRefused", "KafkaSettingsRefused", "Fenced", "SourceRefused", "CursorRefused", "LogInRefused", "NotAllowed",
+    "TopicForbidden", "StoreRefused", "CannotAdopt",
+)  # fmt: skip
 """Errors that starting again will not mend: exit code 78 (EX_CONFIG) tells the supervisor that a person must act."""
 
 

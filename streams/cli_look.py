@@ -38,11 +38,38 @@ def topology(
 
 
 @look.command()
-def topics() -> None:
+def topics(
+    create: Annotated[bool, typer.Option("--create", help="Create what is missing, where processes may not.")] = False,
+) -> None:
     """List topics: what they hold, how they are kept, how many records (if the log can be reached)."""
-    from streams.commands import print_topics
+    from streams.commands import create_topics, print_topics
 
+    if create:
+        create_topics(settings_now())
     print_topics(settings_now())
+
+
+@look.command()
+def acls(
+    processes: Annotated[list[str] | None, typer.Argument(help="Which; all if none is named.")] = None,
+    user_prefix: Annotated[str, typer.Option(help="What the names of users begin with.")] = "",
+    table: Annotated[bool, typer.Option("--table", help="A table in place of lines for kafka-acls.sh.")] = False,
+) -> None:
+    """Print the least rights that each process needs on a cluster."""
+    from streams.access_rules import run_acls
+
+    run_acls(settings_now(), processes or (), user_prefix, table)
+
+
+@look.command()
+def adopt(
+    stage: Annotated[str, typer.Argument(help="An agent whose version changed.")],
+    before: Annotated[int, typer.Option("--from", help="The version that ran last.", min=1)],
+) -> None:
+    """Let a new version of an agent go on from the state of the one before, on a drained log."""
+    from streams.commands import run_adopt
+
+    run_adopt(settings_now(), stage, before)
 
 
 @look.command()

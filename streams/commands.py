@@ -183,6 +183,36 @@ def print_topics(settings: Settings) -> None:
     screen.table(("topic", "key", "partitions", "kept", "records", "holds"), rows)
 
 
+def create_topics(settings: Settings) -> None:
+    """Create the topics that are missing."""
+
+    async def run() -> None:
+        async with log_access(settings, Screen().say, make=True) as kafka:
+            await ensure_topics(kafka, specs(settings))
+
+    asyncio.run(run())
+
+
+def run_adopt(settings: Settings, name: str, before: int) -> None:
+    """Let a new version of an agent go on from where the one before ended."""
+    from streams.adopt import adopt
+    from streams.object_snapshots import keeper
+
+    screen = Screen()
+    stage = next((one for one in topology.stages(settings.tuning) if one.name == name), None)
+    if stage is None:
+        raise ValueError(f"there is no agent {name!r}")
+
+    async def run() -> None:
+        kept = keeper(settings.snapshots, settings.data / "snapshots")
+        async with log_access(settings, screen.say) as kafka:
+            taken = await adopt(settings, kafka, kept, stage, before, _vault(settings), settings.group("worker"))
+        for partition, offset in taken.items():
+            screen.say(f"  {name} version {stage.version} goes on at {stage.reads.name}/{partition}@{offset}")
+
+    asyncio.run(run())
+
+
 def run_replay(settings: Settings, out: Path) -> None:
     """Rebuild the training set of all closed batches; written whole or not at all."""
     from models.rows import canonical, dataset_sha256

@@ -16,6 +16,14 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    GroupCoordinatorNotAvailableError,
+    KafkaConnectionError,
+    KafkaError,
+    SaslAuthenticationFailed,
+)
 
 from streams.kafka_metadata import ClusterMetadata, ask
 
@@ -26,8 +34,12 @@ TOPIC_READY_S_MAX = (
 )
 
 _TOPIC_EXISTS = 36
+COORDINATOR_READY_S_MAX = 30.0  # a broker makes the topic of groups when the first one asks, and that takes seconds
 _POLL_S = 0.05
+_ASK_MS = 5_000
 _PREFIX = "XINFLUENCER_KAFKA"
+_CAFILE = f"{_PREFIX}_SSL_CAFILE names the authority that must have signed it, for this address."
+_PASSWORD = f"check {_PREFIX}_SASL_USERNAME and {_PREFIX}_SASL_PASSWORD."
 
 
 class KafkaSettingsRefused(ValueError):
@@ -44,6 +56,17 @@ class TopicUnknown(Exception):
 
 class TopicRefused(Exception):
     """The cluster refused to create a topic; the message carries its reason."""
+
+
+class Unreachable(KafkaConnectionError):
+    """No server of the cluster let us in; the message says for each of them why."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class LogInRefused(Unreachable):
+    """A server was there and refused us, or we it: starting again will not help."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +176,12 @@ async def topic_ids(settings: KafkaSettings, topics: Iterable[str]) -> dict[str,
     return {name: topic.topic_id for name, topic in found.topics.items()}
 
 
+async def allowed(settings: KafkaSettings, topics: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Return what this user may do with each topic: Read, Write, Describe. Raises TopicUnknown, TopicForbidden."""
+    found = await _describe(settings, topics)
+    return {name: topic.may for name, topic in found.topics.items()}
+
+
 async def ensure_topics(settings: KafkaSettings, specs: Iterable[TopicSpec]) -> None:
     """Create the topics that are missing, and return when every partition has a leader.
 
@@ -200,9 +229,17 @@ async def end_offsets(
 
 
 async def committed_offsets(settings: KafkaSettings, group: str) -> dict[TopicPartition, int]:
-    """Return what the group has committed, by partition; empty for a group that never committed."""
-    async with _admin(settings) as admin:
-        offsets = await admin.list_consumer_group_offsets(group)
+    """Return what the group has committed, by partition; empty for a group that never committed.
+
+    A broker that has just begun has no coordinator for some seconds: it is waited for.
+    """
+    async with _admin(settings) as admin, asyncio.timeout(COORDINATOR_READY_S_MAX):
+        while True:
+            try:
+                offsets = await admin.list_consumer_group_offsets(group)
+                break
+            except GroupCoordinatorNotAvailableError:
+                await asyncio.sleep(_POLL_S)
     return {partition: kept.offset for partition, kept in offsets.items()}
 
 
@@ -239,10 +276,37 @@ async def _describe(settings: KafkaSettings, topics: Iterable[str]) -> ClusterMe
 async def _connected(settings: KafkaSettings) -> AsyncIterator[AIOKafkaClient]:
     client = AIOKafkaClient(**settings.client_kwargs())
     try:
-        await client.bootstrap()
+        try:
+            await client.bootstrap()
+        except KafkaConnectionError as error:
+            raise await _reason(settings) from error
         yield client
     finally:
         await client.close()
+
+
+async def _reason(settings: KafkaSettings) -> Unreachable:
+    """Ask each server once more: the client that gave up only says that it did."""
+    given = settings.client_kwargs()
+    servers = given.pop("bootstrap_servers")
+    said, refused = [], False
+    for server in servers:
+        host, _, port = server.rpartition(":")
+        try:
+            connection = await create_conn(host.strip("[]"), int(port), request_timeout_ms=_ASK_MS, **given)
+        except ssl.SSLCertVerificationError as error:
+            said.append(f"{server} shows a certificate that is not trusted ({error.verify_message}): {_CAFILE}")
+            refused = True
+        except (AuthenticationFailedError, SaslAuthenticationFailed):
+            said.append(f"{server} refused user {settings.sasl_username}: {_PASSWORD}")
+            refused = True
+        except (KafkaError, OSError, ValueError, TimeoutError) as error:
+            said.append(f"{server}: {error!r}")
+        else:
+            connection.close()
+            said.append(f"{server} answers, but not to this")
+    sentence = f"Cannot connect to the cluster. {'; '.join(said)}"
+    return LogInRefused(sentence) if refused else Unreachable(sentence)
 
 
 @asynccontextmanager

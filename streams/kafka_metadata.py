@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import Any
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import for_code
+from aiokafka.errors import TopicAuthorizationFailedError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
     AbstractType,
@@ -26,6 +26,16 @@ from aiokafka.protocol.types import (
 _ID_BYTES = 16
 _NO_ID = bytes(_ID_BYTES)
 _UNKNOWN_TOPIC = 3
+_FORBIDDEN_TOPIC = 29
+_OPERATIONS = {3: "Read", 4: "Write", 8: "Describe"}  # of Kafka's AclOperation, those that a process of ours needs
+_UNTOLD = -(2**31)  # what a broker before 2.3 answers (KIP-430)
+
+
+class TopicForbidden(TopicAuthorizationFailedError):
+    """The cluster does not let this user see a topic."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class TopicMetadata:
     topic_id: str
     partitions: int
     leaders: int  # How many partitions have a leader now; the topic is usable when this is all of them.
+    may: frozenset[str]  # What this user may do there: Read, Write, Describe.
 
 
 @dataclass(frozen=True)
@@ -44,17 +55,21 @@ class ClusterMetadata:
 async def ask(client: AIOKafkaClient, topics: list[str]) -> ClusterMetadata:
     """Ask any node about `topics`; those that do not exist are absent from the answer.
 
-    Raises the aiokafka error of a topic that exists and cannot be described, and NotImplementedError before Kafka 3.0.
+    Raises TopicForbidden, the aiokafka error of a topic that exists and cannot be described, and NotImplementedError
+    before Kafka 3.0.
     """
     answer = await client.send(client.get_random_node(), _Metadata(topics))
     known: dict[str, TopicMetadata] = {}
-    for code, name, topic_id, _, partitions, _, _ in answer.topics:
+    for code, name, topic_id, _, partitions, bits, _ in answer.topics:
         if code == _UNKNOWN_TOPIC:
             continue
+        if code == _FORBIDDEN_TOPIC:
+            raise TopicForbidden(f"This user may not describe topic {name}: `xinfluencer acls` prints the rules.")
         if code and not partitions:
             raise for_code(code)(f"Cannot describe topic {name}.")
         leaders = sum(partition[2] >= 0 for partition in partitions)
-        known[name] = TopicMetadata(_as_text(topic_id), len(partitions), leaders)
+        may = frozenset(word for bit, word in _OPERATIONS.items() if bits == _UNTOLD or bits >> bit & 1)
+        known[name] = TopicMetadata(_as_text(topic_id), len(partitions), leaders, may)
     return ClusterMetadata(answer.cluster_id, known)
 
 
@@ -138,4 +153,4 @@ class _Metadata(Request[_MetadataRequestV12]):
         self._topics = topics
 
     def build(self, request_struct_class: type[_MetadataRequestV12]) -> Any:
-        return request_struct_class([(_NO_ID, name, {}) for name in self._topics], False, False, {})
+        return request_struct_class([(_NO_ID, name, {}) for name in self._topics], False, True, {})

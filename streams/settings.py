@@ -61,6 +61,7 @@ class Settings(BaseModel):
     batch_pairs_min: int = Field(Limits().pairs_min, ge=1, le=4096)
     batch_age_ms: int = Field(Limits().age_ms, ge=1)
     batch_chars_max: int = Field(Limits().chars_max, ge=1)
+    snapshots: str = Field("", description="object store for snapshots (s3://bucket/folder); empty: the data folder")
     snapshot_s: float = Field(0.5, gt=0, description="shortest time between two snapshots of a partition")
     base: str = Field("smollm2", description="base model: smollm2, a folder, or a hub name")
     train_window: int = Field(256, ge=8, description="newest pairs that a version learns from")

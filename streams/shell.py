@@ -20,10 +20,11 @@ from faust.types import TP
 from schemas.events import AlertRaised, AuthorForgotten
 from streams.fold import Fold, Stage, StepFailed, fingerprint
 from streams.kafka import KafkaSettings
+from streams.object_snapshots import StoreRefused, keeper
 from streams.records import outside
 from streams.sender import Sender
 from streams.settings import Settings
-from streams.snapshots import Bound, ClaimLost, SnapshotFolder, SnapshotRefused
+from streams.snapshots import Bound, ClaimLost, SnapshotRefused
 from streams.transport import Chunk
 from streams.trouble import ATTEMPTS_MAX, Trouble
 from streams.vault import Vault
@@ -80,7 +81,7 @@ class Shell:
         self.logs = logs  # physical topic -> cluster and topic id: which log this is
         self.stages = {settings.physical(stage.reads.name): stage for stage in stages}
         self.vault = Vault(settings.data / "vault" / "keys.sqlite")
-        self.snapshots = SnapshotFolder(settings.data / "snapshots")
+        self.snapshots = keeper(settings.snapshots, settings.data / "snapshots")
         self.sender = Sender(settings, kafka)
         self.trouble = Trouble(settings.data / "run")
         self.crash_point = crash_point
@@ -110,7 +111,7 @@ class Shell:
         try:
             for tp in sorted(tps):
                 self.owned[tp] = await self._own(tp, starts[tp], ends[tp], committed[tp])
-        except (LogMismatch, SnapshotRefused) as error:
+        except (LogMismatch, SnapshotRefused, StoreRefused) as error:
             await self.alert("log-mismatch", str(error))
             stop_process(str(error), EXIT_REFUSED)
         except Exception as error:  # noqa: BLE001 - whatever it is, a process that does not own its state must not go on
@@ -220,6 +221,7 @@ class Shell:
             # A full disk is no reason to lose what is sent: nothing is committed, the old snapshot stands, try again.
             log.error("cannot write the snapshot of %s/%s: %s", owned.tp.topic, owned.tp.partition, error)
             owned.written_s = time.monotonic()
+            owned.cost_s = owned.written_s - began  # a store that hangs is not asked again at once
             return
         self.crash_point("after-snapshot")
         owned.covered = owned.fold.memory.next

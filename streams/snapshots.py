@@ -70,7 +70,7 @@ def decode(data: bytes, fold: Fold, bound: Bound) -> Memory | None:
         raise SnapshotRefused(
             f"the snapshot of {bound.stage}-{bound.partition} belongs to {_words(snapshot.bound)}, this is "
             f"{_words(bound)}. If the broker's folder was wiped on purpose, remove the snapshot folder too; "
-            "if a stage changed, drain it first."
+            "if a stage changed, drain it first, then `xinfluencer adopt` it."
         )
     return unpack(bytes(snapshot.memory), fold.stage)
 

@@ -12,6 +12,7 @@ from typing import Any
 import faust
 
 from streams import crash
+from streams.access_rules import require
 from streams.fold import Stage
 from streams.kafka import KafkaSettings, cluster_id, ensure_topics, topic_ids
 from streams.settings import Settings
@@ -28,9 +29,16 @@ STATUS_S = 0.5
 CHUNKS_BUFFERED_MAX = 64  # Faust's default of 4096 would count chunks, not records
 
 
+class Boot(faust.App.BootStrategy):  # type: ignore[misc]
+    """Faust's start without Faust's producer: nothing uses it, and it would connect without our TLS and credentials."""
+
+    enable_kafka_producer = False
+
+
 class ChunkApp(faust.App):  # type: ignore[misc]
     """A Faust app that owns a shell, and closes it after its streams and its consumer are done with it."""
 
+    BootStrategy = Boot
     shell: Shell
 
     async def on_stop(self) -> None:
@@ -121,6 +129,7 @@ def run_worker(settings: Settings, names: Sequence[str] = (), instance: str = "0
 
     async def prepare() -> dict[str, str]:
         await ensure_topics(kafka, specs(settings))
+        await require(settings, kafka, ":".join(("worker", *([",".join(names)] if names else []))))
         ids = await topic_ids(kafka, [settings.physical(stage.reads.name) for stage in table])
         cluster = await cluster_id(kafka)
         return {topic: f"{cluster}/{topic}/{topic_id}" for topic, topic_id in ids.items()}

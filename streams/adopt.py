@@ -1,0 +1,136 @@
+"""Adopt: the old version's state at the end of a drained log -> the state that a step's new version begins with.
+
+A step's version is in the ids of what it writes, so two versions on one record would say it twice, under two names.
+They never meet: the inputs stop, the agents get through, every worker of the step stops, and only then is the state
+carried over (Flink's stop with a savepoint). What the old version wrote is checked by the old version, before; from
+here on the new one is, beginning with a copy of this state that is kept for it.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+from aiokafka.admin import AIOKafkaAdminClient
+
+from schemas import envelope
+from schemas.envelope import Refused
+from schemas.seal import Keys
+from schemas.topics import partitions
+from streams.fold import Fold, Memory, Stage
+from streams.kafka import KafkaSettings, cluster_id, topic_ids
+from streams.reader import reader
+from streams.settings import Settings
+from streams.snapshots import Bound, SnapshotRefused
+from streams.verify import Log
+
+LEFT_S_MAX = 15.0  # a worker's session is 6 s
+POLL_S = 0.25
+
+
+class CannotAdopt(Exception):
+    """The old version is not through, or its state does not fit; nothing was written. The message says what to do."""
+
+
+class Keeper(Protocol):
+    """Where snapshots are kept: SnapshotFolder or SnapshotStore."""
+
+    def claim(self, bound: Bound) -> int: ...
+    def load(self, fold: Fold, bound: Bound) -> tuple[Memory | None, list[str]]: ...
+    def write(self, fold: Fold, bound: Bound, claim: int) -> int: ...
+
+
+async def adopt(
+    settings: Settings, kafka: KafkaSettings, keeper: Keeper, stage: Stage, before: int, keys: Keys, group: str
+) -> dict[int, int]:
+    """Let `stage` go on from where its version `before` ended; gives the offset of each partition that it takes over.
+
+    `group` is the consumer group of the workers that ran it. Safe to run again after a kill. CannotAdopt, before
+    anything is written, if a worker still runs, a record waits, or the state has another shape.
+    """
+    await _left(kafka, group, stage)
+    physical = settings.physical(stage.reads.name)
+    log = f"{await cluster_id(kafka)}/{physical}/{(await topic_ids(kafka, [physical]))[physical]}"
+    folds = [
+        Fold(stage, part, settings.partitions, keys) for part in range(partitions(stage.reads, settings.partitions))
+    ]
+    bounds = [Bound(stage.name, stage.version, fold.partition, log, settings.partitions) for fold in folds]
+    offsets: dict[int, int] = {}
+    async with reader(settings, kafka) as log_reader:
+        for fold, bound in zip(folds, bounds, strict=True):
+            if _adopted(keeper, fold, bound):
+                fold.memory = begins(keeper, fold, bound) or fold.memory
+                offsets[fold.partition] = fold.memory.next
+                continue
+            fold.memory = carried(keeper, fold, bound, before) or fold.memory
+            async for waiting in log_reader.records(stage.reads.name, fold.partition, fold.memory.next):
+                raise CannotAdopt(
+                    f"{stage.reads.name}/{fold.partition}@{waiting.offset} waits: start version {before} again and let "
+                    "it get through"
+                )
+    for fold, bound in zip(folds, bounds, strict=True):
+        if fold.partition not in offsets:
+            offsets[fold.partition] = fold.memory.next
+            for one in (_beginning(bound), bound):  # the copy first: whoever finds the second finds the first
+                keeper.write(fold, one, keeper.claim(one))
+    return offsets
+
+
+def _adopted(keeper: Keeper, fold: Fold, bound: Bound) -> bool:
+    try:
+        return keeper.load(fold, bound)[0] is not None
+    except SnapshotRefused:
+        return False  # it is the old version's, or of another log, which `carried` says
+
+
+def carried(keeper: Keeper, fold: Fold, bound: Bound, before: int) -> Memory | None:
+    """Read what version `before` knew into this version's shape; CannotAdopt if it does not fit."""
+    try:
+        return keeper.load(fold, msgspec.structs.replace(bound, version=before))[0]
+    except msgspec.ValidationError as error:
+        raise CannotAdopt(
+            f"the state of {bound.stage} version {before} does not fit version {bound.version} ({error}): give new "
+            "fields a default, or begin a new namespace and fold the log again"
+        ) from error
+
+
+def begins(keeper: Keeper, fold: Fold, bound: Bound) -> Memory | None:
+    """Read what this version began with; None if it has folded the log from its first record."""
+    return keeper.load(fold, _beginning(bound))[0]
+
+
+def since(log: Log, stage: Stage, offsets: Mapping[int, int]) -> Log:
+    """Give a log without what the versions before read and wrote: `offsets` is what `adopt` gave."""
+
+    def newer(topic: str, raw: object) -> bool:
+        try:
+            _, _, origin = envelope.read_headers(raw.headers)  # type: ignore[attr-defined]
+        except Refused:
+            return True
+        return origin is None or origin.stage != stage.name or origin.offset >= offsets[origin.partition]
+
+    return {
+        (topic, partition): [raw for raw in raws if raw.offset >= offsets[partition]]
+        if topic == stage.reads.name
+        else [raw for raw in raws if newer(topic, raw)]
+        for (topic, partition), raws in log.items()
+    }
+
+
+def _beginning(bound: Bound) -> Bound:
+    return msgspec.structs.replace(bound, stage=f"{bound.stage}@{bound.version}")
+
+
+async def _left(kafka: KafkaSettings, group: str, stage: Stage) -> None:
+    """Wait until a group is empty: a member with a name of its own is only missed when its session is over."""
+    admin = AIOKafkaAdminClient(**kafka.client_kwargs())
+    await admin.start()
+    try:
+        deadline = time.monotonic() + LEFT_S_MAX
+        while any(found[5] for answer in await admin.describe_consumer_groups([group]) for found in answer.groups):
+            if time.monotonic() > deadline:
+                raise CannotAdopt(f"group {group} has members: stop every worker that runs {stage.name}, and try again")
+            await asyncio.sleep(POLL_S)
+    finally:
+        await admin.close()
