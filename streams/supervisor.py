@@ -22,11 +22,12 @@ from typing import Any
 
 from schemas.topics import partitions
 from streams import broker as embedded
-from streams import healthy, places, records
-from streams.kafka import KafkaSettings
+from streams import alerting, healthy, machine_metrics, places, records
+from streams.kafka import KafkaSettings, ensure_topics
 from streams.sender import Sender
 from streams.settings import Settings
 from streams.shell import EXIT_REFUSED
+from streams.topics import specs
 from streams.topology import TICKED, stages
 
 log = logging.getLogger("xinfluencer.supervisor")
@@ -37,6 +38,7 @@ STOP_S_MAX = 10.0
 STILL_S_MAX = 45.0  # records wait and none is applied for so long: end it
 APART = ("graph",)  # agents that may block for seconds, so they have a process of their own
 FORKED = ("trainer", "server", "embedder")  # they need torch
+MEASURE_S = 10.0  # between two writings of run/machine.prom
 SILENT_S_MAX = 30.0  # no status for so long: end it
 
 
@@ -63,7 +65,7 @@ class Deployment:
         self._tasks: list[asyncio.Task[None]] = []
         self._beside: list[
             asyncio.Task[None]
-        ] = []  # the clock and the watchdog: they need the broker, so they end first
+        ] = [asyncio.create_task(self._measure())]  # beside the clock and the watchdog, which need the broker: they end first
         self._zygote: asyncio.subprocess.Process | None = None
         self._forked: dict[str, asyncio.Future[int]] = {}
         self._prepared: embedded.Prepared | None = None
@@ -278,6 +280,23 @@ class Deployment:
     async def _tick(self) -> None:
         await tick_for_ever(self.settings, self.kafka)
 
+    async def _measure(self) -> None:
+        """Write what no process says of itself, and each minute see which alerts fire."""
+        firing: set[str] = set()
+        looked_s = -alerting.SAMPLE_S
+        while True:
+            try:
+                machine_metrics.write(self.settings, {**dict.fromkeys(self.pids, 0), **self.restarts})
+                if time.monotonic() - looked_s >= alerting.SAMPLE_S:
+                    looked_s = time.monotonic()
+                    found = {one.rule.name for one in await asyncio.to_thread(alerting.look, self.settings)}
+                    for name in sorted(found - firing):
+                        log.warning("alert %s: `xinfluencer alerts` says what to do", name)
+                    firing = found
+            except Exception as error:  # noqa: BLE001 - a supervisor outlives its measures
+                log.warning("no measures: %r", error)
+            await asyncio.sleep(MEASURE_S)
+
     async def _watch(self, name: str, status: Path) -> None:
         moved, applied = time.monotonic(), -1
         while not self._stopping:
@@ -302,9 +321,13 @@ class Deployment:
 async def tick_for_ever(settings: Settings, kafka: KafkaSettings) -> None:
     """Write log time into the topics whose agents wait for an age, until cancelled."""
     sender = Sender(settings, kafka)
+    there = False
     try:
         while True:
             try:
+                if not there:
+                    await ensure_topics(kafka, specs(settings))
+                    there = True
                 await sender.send(ticks(settings, int(time.time() * 1000)))
                 healthy.tell(places.run(settings), "ticker")
             except Exception as error:  # noqa: BLE001 - the next tick makes up for this one
