@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.rows import Row
 
 FOLDER = Path(__file__).parent
+ALONE = ("memory", "soak")  # they hold a limit and measure no ratio; their options are their own
 
 
 def benchmarks() -> dict[str, str]:
@@ -36,10 +37,9 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit status: 2 for a name that does not exist."""
-    if arguments[:1] == ["soak"]:  # it measures no ratio: it watches memory for an hour, and has options of its own
-        from bench.soak import main as soak
-
-        return soak(arguments[1:])
+    if arguments[:1] and arguments[0] in ALONE:
+        status: int = importlib.import_module(f"bench.{arguments[0]}").main(arguments[1:])
+        return status
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure ours against a peer.")
     parser.add_argument("name", nargs="?", help="which benchmark; without it, list them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")

@@ -16,13 +16,18 @@ REPLY_SHARE, MENTION_SHARE, ENGAGEMENT_SHARE = 0.35, 0.25, 0.25
 SHAPES = 64  # different texts: making words is the edge's work and not what is measured
 
 
-def feed(seed: int, posts: int, authors: int, width: int, keys: Keys, now_ms: int) -> Iterator[Sent]:
-    """Give the records of `posts` posts by `authors` authors, a third of them replies, some with reaction counts."""
+def feed(
+    seed: int, posts: int, authors: int, width: int, keys: Keys, now_ms: int, even: bool = False
+) -> Iterator[Sent]:
+    """Give the records of `posts` posts by `authors` authors, a third of them replies, some with reaction counts.
+
+    Few authors make most posts, as in life; with `even` each makes as many.
+    """
     rng = random.Random(seed)
     texts = [PostContent(text=" ".join(rng.choice(WORDS) for _ in range(rng.randrange(4, 24)))) for _ in range(SHAPES)]
     recent: list[tuple[str, str]] = []
     for index in range(posts):
-        post, who = f"x:{seed}{index:012}", int(authors * rng.random() ** 2)
+        post, who = f"x:{seed}{index:012}", index % authors if even else int(authors * rng.random() ** 2)
         owner = f"x:@{who}"
         parent = rng.choice(recent) if recent and rng.random() < REPLY_SHARE else None
         mentions = (f"x:@{int(authors * rng.random() ** 3)}",) if rng.random() < MENTION_SHARE else ()

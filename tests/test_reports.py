@@ -1,0 +1,150 @@
+"""Reports: each asks what it says, on a log that holds nothing and on one that holds everything; pictures are drawn."""
+
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_world import DAY_MS, fill, world
+from warehouses import opened, settings_in
+
+from agents.reward_report import reward_report
+from schemas import envelope
+from streams import analytics as an
+from streams import reports as module
+from streams.charts import Chart, ChartRefused, draw
+from streams.memory import Engine
+from streams.settings import Settings
+
+NAMES = tuple(module.reports())
+
+
+@dataclass
+class Small:
+    """A log in memory and the tables that were filled from it."""
+
+    settings: Settings
+    asker: an.Asker
+    engine: Engine
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
+    settings = settings_in(tmp_path_factory.mktemp("reports"))
+    engine = world(5, 300, int(time.time() * 1000) - 7 * DAY_MS)
+    with opened(settings) as house:
+        fill(engine, house)
+        asker = an.Asker(settings)
+        yield Small(settings, asker, engine)
+        asker.close()
+
+
+@pytest.fixture
+def asked(small: Small, monkeypatch: pytest.MonkeyPatch) -> Small:
+    def ask_sink(settings: Settings, query: str, rows_max: int, parameters: Any) -> an.Answer:
+        return small.asker.ask(query, parameters, rows_max)
+
+    monkeypatch.setattr(an, "_ask_sink", ask_sink)
+    return small
+
+
+def row_of(answer: an.Answer, **where: Any) -> dict[str, Any]:
+    return next(row for row in an.named(answer) if all(row[name] == value for name, value in where.items()))
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_report_prints_a_table_and_draws_a_picture(asked: Small, name: str, tmp_path: Path, capsys: Any) -> None:
+    module.run_report(asked.settings, name, 30, tmp_path / "chart.png")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) >= 4, lines
+    assert lines[0].strip().startswith(module.reports()[name].about)
+    data = (tmp_path / "chart.png").read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    wide, high = struct.unpack(">II", data[16:24])
+    assert wide >= 800
+    assert 150 < high < 2_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_report_on_an_empty_period_says_so_and_draws_nothing(
+    asked: Small, name: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.time, "time", lambda: 20_000_000_000.0)  # a day in 2603
+    module.run_report(asked.settings, name, 1, tmp_path / "chart.png")
+    assert "nothing yet" in capsys.readouterr().out
+    assert not (tmp_path / "chart.png").exists()
+
+
+def test_reports_are_listed_and_an_unknown_one_names_those_there_are(asked: Small, capsys: Any) -> None:
+    module.run_report(asked.settings, None, 30, None)
+    assert len(capsys.readouterr().out.splitlines()) == len(NAMES) + 1
+    with pytest.raises(module.ReportUnknown, match="daily, authors"):
+        module.report(asked.settings, "nothing", 1, now_ms())
+
+
+def test_what_a_day_counts_is_what_the_log_holds(asked: Small) -> None:
+    answer = module.report(asked.settings, "daily", 30, now_ms())
+    posts = sum(row["posts"] for row in an.named(answer))
+    seen = set(_ids(asked.engine, "tweets", "PostObserved")) - _deleted(asked.engine)
+    assert posts == len(seen)
+
+
+def _decoded(engine: Engine, topic: str) -> Iterator[Any]:
+    for (name, partition), records in engine.log.items():
+        if name == topic:
+            for raw in records:
+                yield envelope.decode(topic, partition, raw.offset, raw.timestamp, raw.headers, raw.value)
+
+
+def _ids(engine: Engine, topic: str, kind: str) -> Iterator[str]:
+    return (one.event.post for one in _decoded(engine, topic) if type(one.event).__name__ == kind)
+
+
+def _deleted(engine: Engine) -> set[str]:
+    return set(_ids(engine, "tweets", "PostDeleted"))
+
+
+def test_rewards_agree_with_the_report_that_is_computed_without_a_database(asked: Small) -> None:
+    """Two programs, one in SQL and one in Python, on the same log. The database has forgotten what was deleted."""
+    gone = _deleted(asked.engine)
+    events: dict[str, Any] = {}
+    for one in _decoded(asked.engine, "rewards"):
+        if not gone & set(one.event.subject.split("/")):
+            events.setdefault(one.id, one.event)
+    answer = module.report(asked.settings, "rewards", 30, now_ms())
+    for expected in reward_report(events.values()):
+        row = row_of(answer, component=expected.component)
+        assert row["coverage_pct"] == pytest.approx(100 * (expected.present or 0), abs=0.06)
+        if expected.component != "human":
+            for ours, theirs in (("people", expected.real), ("simulated", expected.simulated)):
+                assert row[f"n_{ours}"] == theirs.n
+                if theirs.pearson is not None:
+                    assert row[f"r_{ours}"] == pytest.approx(theirs.pearson, abs=0.002)
+
+
+def test_no_report_has_to_remember_that_each_record_counts_once() -> None:
+    assert an.LIMITS["final"] == 1
+    assert not any("FINAL" in one.sql for one in module.reports().values())
+
+
+@pytest.mark.parametrize("kind", ["bars", "columns", "days", "spread"])
+def test_any_label_can_be_drawn(kind: str, tmp_path: Path) -> None:
+    """Labels are data: TeX, markup, control characters, other scripts, a missing value, one row."""
+    labels = ["2026-01-01"] if kind == "days" else ["$\\frac{1}{0}$ \x1b[31m", "日本語 " * 30, "<b>", ""]
+    rows = [[label, 1.0, None if kind == "bars" else -0.5, 0.5] for label in labels]
+    chart = Chart(kind, "A title with $ and _", "label", ["a", "b", "c"])
+    draw(an.Answer(("label", "a", "b", "c"), rows), chart, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").stat().st_size > 1_000
+
+
+def test_a_picture_that_cannot_be_written_says_why(tmp_path: Path) -> None:
+    answer = an.Answer(("label", "a"), [["x", 1]])
+    with pytest.raises(ChartRefused, match="No such file"):
+        draw(answer, Chart("bars", "t", "label", ["a"]), tmp_path / "nowhere" / "chart.png")
