@@ -14,6 +14,7 @@ import bisect
 import heapq
 import math
 from collections.abc import Collection, Iterable, Sequence
+from sys import intern
 
 import msgspec
 
@@ -164,7 +165,7 @@ def _prompt(state: State, prompt: str) -> Prompt:
 
 
 def _place(where: Where) -> tuple[str, int, int]:
-    return where.topic, where.partition, where.offset
+    return intern(where.topic), where.partition, where.offset  # one string for all, not one a subject
 
 
 def _note(time_ms: int, event: SubjectNoted, state: State, ages_ms: tuple[int, ...]) -> None:

@@ -20,7 +20,7 @@ from streams.supervisor import ticks
 from streams.topics import specs
 from streams.vault import Vault
 
-AUTHORS, POSTS = 100_000, 250_000
+AUTHORS, POSTS = 100_000, 120_000
 LIMIT_MB = 400
 NAMES = ("worker (metadata, rewards)", "worker (graph)")
 SECONDS_MAX = 400.0

@@ -1,9 +1,10 @@
 """Envelope: event <-> one Kafka record, as a CloudEvent in Kafka's binary mode.
 
 Attributes travel as `ce_*` headers and the event as the JSON body (CloudEvents 1.0.2, Kafka Protocol Binding 3.2).
-`ce_origin` is an extension of ours: which stage wrote it, because of which record. Decoding never guesses: an unknown
-type or version, a body that does not fit, or sealed words under another id is a `Refused` with a reason; fields that
-we do not know are counted and left out.
+`ce_origin` is an extension of ours: which stage wrote it, because of which record; `ce_traceparent` is CloudEvents'
+distributed tracing extension, and nothing is decided by it. Decoding never guesses: an unknown type or version, a body
+that does not fit, or sealed words under another id is a `Refused` with a reason; fields that we do not know are
+counted and left out.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -68,6 +69,7 @@ class Record(NamedTuple):
     event: Event
     origin: Origin | None = None
     unknown_fields: int = 0
+    traceparent: bytes | None = None  # as it stands in its header, not looked at
 
 
 class Out(NamedTuple):
@@ -90,8 +92,15 @@ _JSON = ("content-type", b"application/json")
 _SPEC = ("ce_specversion", b"1.0")
 
 
-def headers(event: Event, event_id: str, source: str, time_ms: int, origin: Origin | None = None) -> Headers:
-    """Write the CloudEvents headers; `source` is a path such as /stages/metadata or /sources/x."""
+def headers(
+    event: Event,
+    event_id: str,
+    source: str,
+    time_ms: int,
+    origin: Origin | str | None = None,
+    traceparent: bytes | None = None,
+) -> Headers:
+    """Write the CloudEvents headers; `source` is a path such as /stages/metadata; an origin may be rendered already."""
     out = [
         _SPEC,
         ("ce_id", event_id.encode()),
@@ -101,7 +110,10 @@ def headers(event: Event, event_id: str, source: str, time_ms: int, origin: Orig
         _JSON,
     ]
     if origin is not None:
-        out.append(("ce_origin", origin.text().encode()))
+        text = origin if isinstance(origin, str) else origin.text()
+        out.append(("ce_origin", text.encode()))
+    if traceparent is not None:
+        out.append(("ce_traceparent", traceparent))
     return out
 
 
@@ -115,7 +127,11 @@ def body(event: Event) -> bytes:
 
 def read_headers(raw: Any) -> tuple[type[Event], str, Origin | None]:
     """Read kind, id and origin out of a record's headers, or say why not (Refused)."""
-    kind_text = event_id = None
+    return _read_headers(raw)[:3]
+
+
+def _read_headers(raw: Any) -> tuple[type[Event], str, Origin | None, bytes | None]:
+    kind_text = event_id = traceparent = None
     origin = None
     for name, value in raw or ():
         if name == "ce_type":
@@ -124,6 +140,8 @@ def read_headers(raw: Any) -> tuple[type[Event], str, Origin | None]:
             event_id = value
         elif name == "ce_origin":
             origin = Origin.parse(_text(value))
+        elif name == "ce_traceparent":
+            traceparent = value
     if kind_text is None or event_id is None:
         raise Refused("no-envelope", "ce_type or ce_id is missing: not a CloudEvent in binary mode")
     kind = _kind_of(kind_text)
@@ -132,7 +150,7 @@ def read_headers(raw: Any) -> tuple[type[Event], str, Origin | None]:
     name = _text(event_id)
     if not 0 < len(name) <= 256:
         raise Refused("bad-id", f"ce_id has {len(name)} characters")
-    return kind, name, origin
+    return kind, name, origin, traceparent
 
 
 _KIND_OF = {text: kind for kind, text in _TYPES.items()}
@@ -200,11 +218,11 @@ def decode(topic: str, partition: int, offset: int, time_ms: int, raw_headers: A
     """Read one record of `topic` (its table name), or raise Refused. Sealed content stays sealed."""
     if not 0 <= time_ms <= MS_MAX:
         raise Refused("bad-time", f"the record's timestamp is {time_ms}")
-    kind, event_id, origin = read_headers(raw_headers)
+    kind, event_id, origin, traceparent = _read_headers(raw_headers)
     home: Topic = BY_NAME[topic]
     if kind not in home.events:
         raise Refused("wrong-topic", f"{kind.__name__} does not belong in {topic}")
     event, unknown = parse(kind, value)
     if kind in WORDED and not isinstance(event.content, str | None):  # type: ignore[attr-defined]
         raise Refused("not-sealed", f"{kind.__name__} carries open text; text must be sealed before it is written")
-    return Record(topic, partition, offset, time_ms, event_id, event, origin, unknown)
+    return Record(topic, partition, offset, time_ms, event_id, event, origin, unknown, traceparent)

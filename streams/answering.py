@@ -14,16 +14,18 @@ from agents.content import words_of_answer
 from schemas.events import AnswerGiven
 from schemas.facts import AnswerContent
 from schemas.ids import digest
+from streams import places, tracing
 from streams.chat import Ask
-from streams.following import Following
+from streams.following import BASE, Following
 from streams.kafka import KafkaSettings, cluster_id
-from streams.metrics import Metrics
+from streams.metrics import WRITE_S, Metrics
 from streams.policy import Policy
 from streams.problems import Problem
 from streams.recorder import Recorder
 from streams.settings import Settings
 from streams.shelf import Known, Shelf
-from streams.speaking import REQUESTS_WAITING_MAX, Job, Speaker
+from streams.speaking import REQUESTS_WAITING_MAX, Speaker
+from streams.timed import Telling, TimedJob
 from streams.vault import Vault
 
 log = logging.getLogger("xinfluencer.server")
@@ -47,6 +49,7 @@ class Answering:
         self.shelf = Shelf(settings)
         self.following = Following(settings, kafka, self.shelf, self.metrics, self.recorder.alert)
         self.speaker = Speaker(self.metrics, waiting_max)
+        self.spans = tracing.from_env("server")
         self.trouble: dict[str, str] = {}
         self._reached: tuple[float, bool] = (0.0, False)
 
@@ -56,6 +59,7 @@ class Answering:
         tasks = [
             asyncio.create_task(self._keep("the base model", self.shelf.prepare)),
             asyncio.create_task(self._keep("following releases", self.following.run)),
+            asyncio.create_task(self._write_metrics()),
         ]
         try:
             yield
@@ -87,13 +91,26 @@ class Answering:
             else:
                 return
 
-    async def begin(self, ask: Ask, model: str) -> tuple[Known, Job]:
-        """Choose the version, hold it, and queue the job that lets go of it when it ends."""
+    async def _write_metrics(self) -> None:
+        run = places.run(self.settings)
+        try:
+            while True:
+                with suppress(OSError):  # a full disk is told by others
+                    self.metrics.write(run)
+                await asyncio.sleep(WRITE_S)
+        finally:
+            self.metrics.close(run)
+
+    async def begin(self, ask: Ask, model: str, asked: bytes | None = None) -> tuple[Known, TimedJob]:
+        """Choose the version, hold it, and queue the job that lets go of it when it ends; `asked` is a traceparent."""
         generator = self.shelf.generator
         await self.recorder.admit(ask.owner)
         known = self.following.find(model)
         await self.following.hold(known)
-        job = Job(ask, known.adapter, generator, on_end=lambda: self.shelf.release(known))
+        label = model if model in self.following.serving or model == BASE else "version"
+        answer = event_name(ask, known)
+        telling = Telling(self.metrics, self.spans, label, known, answer, tracing.header(asked, answer), asked)
+        job = TimedJob(ask, known.adapter, generator, on_end=lambda: self.shelf.release(known), telling=telling)
         try:
             self.speaker.submit(job)
         except Problem:
@@ -101,7 +118,7 @@ class Answering:
             raise
         return known, job
 
-    async def record(self, ask: Ask, known: Known, texts: tuple[str, ...]) -> None:
+    async def record(self, ask: Ask, known: Known, texts: tuple[str, ...], asked: bytes | None = None) -> None:
         """Write what was said. Problem 503 if the log does not have it in time."""
         content = AnswerContent(messages=ask.turns, texts=texts)
         items = ask.items(known.version)
@@ -118,7 +135,7 @@ class Answering:
             words=words,
             content=content,
         )
-        await self.recorder.record(event, event_name(ask, known))
+        await self.recorder.record(event, event_name(ask, known), asked)
 
     async def reachable(self) -> bool:
         """Ask whether the log answers, at most once a second."""

@@ -17,11 +17,12 @@ import msgspec
 
 from agents.bounded import remember
 from schemas import envelope, seal
-from schemas.envelope import Headers, Origin, Out, Record, Refused
+from schemas.envelope import Headers, Out, Record, Refused
 from schemas.events import AlertRaised, RecordRefused
 from schemas.facts import MS_MAX, Event, RefusedContent
 from schemas.ids import output_id, partition_of
 from schemas.topics import HOME, Topic, partitions
+from streams import tracing
 
 SEEN_MAX = 100_000  # ids remembered a partition where outsiders write: the stated window of dedupe by id
 HEAD_BYTES_MAX = 256  # of a refused record, kept (sealed) in its dead letter
@@ -63,6 +64,10 @@ class Sent(NamedTuple):
     headers: Headers
     time_ms: int
     event: Event
+
+
+Caused = tuple[int, str, bytes | None, Event]
+"""An output before it has a name: offset, name and traceparent of the record that caused it, and what is said."""
 
 
 class Memory(msgspec.Struct):
@@ -134,7 +139,7 @@ class Fold:
     def take(self, raws: Sequence[Raw]) -> list[Sent]:
         """Apply records in order. Splitting the sequence changes neither what is sent nor what is remembered."""
         records: list[Record] = []
-        refusals: list[tuple[int, str, Event]] = []
+        refusals: list[Caused] = []
         for raw in raws:
             try:
                 record = self._read(raw)
@@ -142,13 +147,14 @@ class Fold:
                     records.append(record)
             except Refused as refused:
                 name = self._name(raw)
-                refusals.extend((raw.offset, name, event) for event in self._refusal(raw, refused))
+                given = tracing.given(raw.headers)
+                refusals.extend((raw.offset, name, given, event) for event in self._refusal(raw, refused))
         try:
             outs, self.memory.state = self.stage.step(records, self.memory.state)
         except Exception as error:
             place = f"{self.stage.reads.name}/{self.partition}"
             raise StepFailed(f"{self.stage.name} on {place} from {raws[0].offset}: {error!r}") from error
-        caused = [(out.cause.offset, out.cause.id, out.event) for out in outs]
+        caused = [(cause.offset, cause.id, cause.traceparent, event) for cause, event in outs]
         if refusals:  # both runs are in order already; merging keeps each output partition in origin order
             caused = sorted(caused + refusals, key=lambda one: one[0])
         # What is said of a record without a usable time must still have one that can be written.
@@ -208,21 +214,26 @@ class Fold:
             return [letter]
         return [letter, AlertRaised(kind="id-conflict", stage=self.stage.name, detail=refused.detail)]
 
-    def _send(self, caused: list[tuple[int, str, Event]], times: dict[int, int]) -> list[Sent]:
+    def _send(self, caused: list[Caused], times: dict[int, int]) -> list[Sent]:
         sent: list[Sent] = []
         ordinal, cause = 0, -1
         stage = self.stage
         source = f"/stages/{stage.name}"
-        for offset, name, event in caused:
+        where = f"{stage.name}/{stage.reads.name}/{self.partition}"
+        before = after = b""
+        for offset, name, given, event in caused:
             ordinal = ordinal + 1 if offset == cause else 0
-            cause = offset
+            if not ordinal:
+                cause = offset
+                before, after = tracing.trace(given, name, not stage.reads.outside)
             topic = HOME[type(event)]
             if topic not in stage.writes:
                 raise StepFailed(f"{stage.name} wrote {type(event).__name__}, but {topic.name} is not in its row")
             event_id = output_id(stage.name, stage.version, name, ordinal)
+            traceparent = before + event_id[:16].encode() + after
             key = topic.key_of(event)
             partition = partition_of(key, partitions(topic, self.width)) if key is not None else 0
-            origin = Origin(stage.name, stage.reads.name, self.partition, offset, ordinal)
+            origin = f"{where}/{offset}/{ordinal}"
             time_ms = times[offset]
             sent.append(
                 Sent(
@@ -230,7 +241,7 @@ class Fold:
                     partition,
                     key.encode() if key is not None else None,
                     envelope.body(seal.seal(event, event_id, self.keys)),
-                    envelope.headers(event, event_id, source, time_ms, origin),
+                    envelope.headers(event, event_id, source, time_ms, origin, traceparent),
                     time_ms,
                     event,
                 )

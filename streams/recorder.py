@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 from schemas.envelope import Refused
 from schemas.events import AlertRaised
 from schemas.facts import Event
+from streams.fold import Sent
 from streams.kafka import KafkaSettings
 from streams.metrics import Metrics
 from streams.problems import Problem
@@ -47,11 +48,11 @@ class Recorder:
         self._vault.refresh()
         return self._vault.make(owner)
 
-    async def record(self, event: Event, event_id: str | None = None) -> None:
+    async def record(self, event: Event, event_id: str | None = None, traceparent: bytes | None = None) -> None:
         """Return once all in-sync replicas have the event. Problem 503 if that was not said in RECORD_S_MAX."""
         sender = self._sender
         try:
-            sent = await asyncio.to_thread(self._seal, event, event_id)
+            sent = await asyncio.to_thread(self._seal, event, event_id, traceparent)
             async with asyncio.timeout(RECORD_S_MAX):
                 async with self._starting:
                     await sender.start()
@@ -66,10 +67,10 @@ class Recorder:
                 503, "not_recorded", "The log did not take this in time, so it does not count; try again.", None, 5
             ) from None
 
-    def _seal(self, event: Event, event_id: str | None):  # type: ignore[no-untyped-def]
+    def _seal(self, event: Event, event_id: str | None, traceparent: bytes | None) -> Sent:
         self._vault.refresh()
         now_ms = int(time.time() * 1000)
-        return outside(event, "/server", now_ms, self._settings.partitions, self._vault, event_id)
+        return outside(event, "/server", now_ms, self._settings.partitions, self._vault, event_id, traceparent)
 
     def _retire(self, sender: Sender) -> None:
         if sender is self._sender:

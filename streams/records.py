@@ -8,6 +8,7 @@ from schemas.events import Ticked
 from schemas.facts import Event
 from schemas.ids import digest, partition_of
 from schemas.topics import HOME, Topic, partitions
+from streams import tracing
 from streams.fold import Sent
 
 
@@ -16,8 +17,19 @@ def content_id(event: Event) -> str:
     return digest(type(event).__name__, str(event.VERSION), envelope.body(event).decode())
 
 
-def outside(event: Event, source: str, time_ms: int, width: int, keys: seal.Keys, event_id: str | None = None) -> Sent:
-    """Make the record of an event from outside the stages; `source` such as /sources/x. Refused if it cannot be."""
+def outside(
+    event: Event,
+    source: str,
+    time_ms: int,
+    width: int,
+    keys: seal.Keys,
+    event_id: str | None = None,
+    traceparent: bytes | None = None,
+) -> Sent:
+    """Make the record of an event from outside the stages; `source` such as /sources/x. Refused if it cannot be.
+
+    It begins a trace, unless a valid `traceparent` says which it belongs to.
+    """
     topic = HOME[type(event)]
     name = event_id or content_id(event)
     key = topic.key_of(event)
@@ -26,7 +38,7 @@ def outside(event: Event, source: str, time_ms: int, width: int, keys: seal.Keys
         partition_of(key, partitions(topic, width)) if key is not None else 0,
         key.encode() if key is not None else None,
         envelope.body(seal.seal(event, name, keys)),
-        envelope.headers(event, name, source, time_ms),
+        envelope.headers(event, name, source, time_ms, None, tracing.header(traceparent, name)),
         time_ms,
         event,
     )
@@ -41,7 +53,7 @@ def tick(topic: Topic, partition: int, at_ms: int) -> Sent:
         partition,
         None,
         envelope.body(event),
-        envelope.headers(event, name, "/ticker", at_ms),
+        envelope.headers(event, name, "/ticker", at_ms, None, tracing.header(None, name)),
         at_ms,
         event,
     )

@@ -22,7 +22,7 @@ import uvicorn
 from fastapi import FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from streams import chat, judging, places
@@ -34,15 +34,18 @@ from streams.kafka import KafkaSettings
 from streams.problems import Problem, bad_input
 from streams.settings import Settings
 from streams.shelf import Known
-from streams.speaking import REQUESTS_WAITING_MAX, Job, Spoken
+from streams.speaking import REQUESTS_WAITING_MAX, Spoken
+from streams.timed import TimedJob
 
 log = logging.getLogger("xinfluencer.server")
+
+Text = Annotated[str | None, Header()]
 
 STOP_S_MAX = 4  # for requests to end by themselves; then they are cut, and the rest takes under a second
 
 
-async def _whole(here: Answering, request: Request, ask: Ask, model: str) -> Response:
-    known, job = await here.begin(ask, model)
+async def _whole(here: Answering, request: Request, ask: Ask, model: str, asked: bytes | None) -> Response:
+    known, job = await here.begin(ask, model, asked)
     result = asyncio.create_task(job.result())
     gone = asyncio.create_task(_gone(request))
     try:
@@ -50,7 +53,7 @@ async def _whole(here: Answering, request: Request, ask: Ask, model: str) -> Res
         if not result.done():
             return Response(status_code=499)
         spoken = _finished(result.result())
-        await here.record(ask, known, spoken.texts)
+        await here.record(ask, known, spoken.texts, asked)
     finally:
         job.stopped.set()
         result.cancel()
@@ -59,6 +62,10 @@ async def _whole(here: Answering, request: Request, ask: Ask, model: str) -> Res
     body["usage"] = chat.usage(spoken.prompt_tokens, spoken.completion_tokens)
     body["xinfluencer"] = chat.ours(ask, known.release, known.version)
     return JSONResponse(body, headers={"x-xinfluencer-version": known.version})
+
+
+def _asked(traceparent: str | None) -> bytes | None:
+    return traceparent.encode(errors="replace") if traceparent is not None else None
 
 
 async def _gone(request: Request) -> None:
@@ -72,8 +79,8 @@ def _finished(spoken: Spoken) -> Spoken:
     return spoken
 
 
-async def _streamed(here: Answering, ask: Ask, model: str, with_usage: bool) -> Response:
-    known, job = await here.begin(ask, model)
+async def _streamed(here: Answering, ask: Ask, model: str, with_usage: bool, asked: bytes | None) -> Response:
+    known, job = await here.begin(ask, model, asked)
     try:
         first = await job.said.get()  # what cannot be read is said with a status, not inside a stream
     except asyncio.CancelledError:
@@ -87,7 +94,7 @@ async def _streamed(here: Answering, ask: Ask, model: str, with_usage: bool) -> 
 
 
 async def _events(
-    here: Answering, ask: Ask, known: Known, job: Job, item: Any, with_usage: bool
+    here: Answering, ask: Ask, known: Known, job: TimedJob, item: Any, with_usage: bool
 ) -> AsyncIterator[bytes]:
     name, created_s, version = event_name(ask, known), int(time.time()), known.version
     try:
@@ -99,7 +106,7 @@ async def _events(
         if isinstance(item, Exception):
             raise item
         spoken = _finished(item)
-        await here.record(ask, known, spoken.texts)
+        await here.record(ask, known, spoken.texts, job.telling.asked)
         last = chat.chunk(name, created_s, version, [(i, {}, reason) for i, reason in enumerate(spoken.reasons)])
         yield chat.sse({**last, "xinfluencer": chat.ours(ask, known.release, version)})
         if with_usage:
@@ -134,19 +141,19 @@ def make_app(settings: Settings, kafka: KafkaSettings, waiting_max: int = REQUES
 
     @app.post("/v1/chat/completions")
     async def completions(
-        body: ChatRequest, request: Request, idempotency_key: Annotated[str | None, Header()] = None
+        body: ChatRequest, request: Request, idempotency_key: Text = None, traceparent: Text = None
     ) -> Response:
-        ask = chat.read(body, idempotency_key)
+        ask, asked = chat.read(body, idempotency_key), _asked(traceparent)
         if body.stream:
             options = body.stream_options
-            return await _streamed(here, ask, body.model, bool(options and options.include_usage))
-        return await _whole(here, request, ask, body.model)
+            return await _streamed(here, ask, body.model, bool(options and options.include_usage), asked)
+        return await _whole(here, request, ask, body.model, asked)
 
     @app.post("/v1/feedback")
-    async def feedback(body: FeedbackRequest) -> dict[str, Any]:
+    async def feedback(body: FeedbackRequest, traceparent: Text = None) -> dict[str, Any]:
         said = judging.read(body, here.rights)
         for one in said:
-            await here.recorder.record(one.event, one.event_id)
+            await here.recorder.record(one.event, one.event_id, _asked(traceparent))
         return said[-1].event.model_dump(exclude_none=True)
 
     @app.get("/v1/models")
@@ -169,7 +176,7 @@ def make_app(settings: Settings, kafka: KafkaSettings, waiting_max: int = REQUES
 
     @app.get("/metrics")
     async def numbers() -> Response:
-        return Response(generate_latest(here.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(here.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return app
 

@@ -28,6 +28,7 @@ from streams.snapshots import Bound, ClaimLost, SnapshotRefused
 from streams.transport import Chunk
 from streams.trouble import ATTEMPTS_MAX, Trouble
 from streams.vault import Vault
+from streams.worker_metrics import WorkerMetrics
 
 log = logging.getLogger("xinfluencer.worker")
 
@@ -56,6 +57,8 @@ class Owned:
     busy: bool = False
     written_s: float = 0.0
     cost_s: float = 0.0
+    since_s: float = 0.0  # since when something applied is in no snapshot
+    size: int = 0  # of the newest snapshot, in bytes
 
 
 def stop_process(reason: str, code: int = EXIT_AGAIN) -> None:
@@ -89,6 +92,7 @@ class Shell:
         self.epoch = -1
         self.owned: dict[TP, Owned] = {}
         self.applied = 0
+        self.metrics = WorkerMetrics(stages, lambda: list(self.owned.values()))
         self.stale_chunks = 0
         self._handed: dict[str, int] = {}
 
@@ -189,6 +193,7 @@ class Shell:
         if at != chunk.start:
             stop_process(f"a hole: {chunk.tp} stands at {at}, the chunk starts at {chunk.start}")
         owned.busy = True
+        before = self.metrics.before(owned.fold)
         self.vault.refresh()
         self.crash_point("before-take")
         troubled = self.trouble.touches(chunk.tp.topic, chunk.tp.partition, chunk.start, chunk.end)
@@ -204,8 +209,10 @@ class Shell:
             self.stale_chunks += 1
             return
         owned.fold.memory.next = chunk.end
+        owned.since_s = owned.since_s if owned.dirty else time.monotonic()
         owned.dirty = True
         self.applied += len(chunk.records)
+        self.metrics.applied(owned.fold, before, len(chunk.records), sent)
         if self._due(owned):
             self._snapshot(owned)
 
@@ -216,18 +223,20 @@ class Shell:
     def _snapshot(self, owned: Owned) -> None:
         began = time.monotonic()
         try:
-            self.snapshots.write(owned.fold, owned.bound, owned.claim)
+            owned.size = self.snapshots.write(owned.fold, owned.bound, owned.claim)
         except OSError as error:
             # A full disk is no reason to lose what is sent: nothing is committed, the old snapshot stands, try again.
             log.error("cannot write the snapshot of %s/%s: %s", owned.tp.topic, owned.tp.partition, error)
             owned.written_s = time.monotonic()
             owned.cost_s = owned.written_s - began  # a store that hangs is not asked again at once
+            self.metrics.failed.labels(self.metrics.process, owned.fold.stage.name).inc()
             return
         self.crash_point("after-snapshot")
         owned.covered = owned.fold.memory.next
         owned.dirty = False
         owned.written_s = time.monotonic()
         owned.cost_s = owned.written_s - began
+        self.metrics.snapshotted(owned.fold.stage.name, owned.cost_s)
 
     def committable(self) -> dict[TP, int]:
         """Snapshot idle partitions that changed; give what snapshots cover beyond the last commit."""
@@ -255,6 +264,7 @@ class Shell:
         except ClaimLost as lost:
             stop_process(str(lost))
         await self.sender.stop()
+        self.metrics.close()
         self.vault.close()
 
     # ---- what others see --------------------------------------------------------------------------------------------
@@ -290,7 +300,10 @@ class Shell:
         return {"time": time.time(), "pid": os.getpid(), "applied": self.applied, "partitions": positions}
 
     async def write_status(self, path: Path) -> None:
-        """Write the status through a temporary name."""
+        """Write the status through a temporary name, and now and then the metrics beside it."""
+        told = await self.status()
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(await self.status()))
+        temporary.write_text(json.dumps(told))
         temporary.replace(path)
+        self.metrics.places = told["partitions"]
+        self.metrics.write(path.with_name(path.name.replace(".status.json", ".prom")))

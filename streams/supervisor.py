@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from schemas.topics import partitions
+from streams import alerting, healthy, places, records
 from streams import broker as embedded
-from streams import alerting, healthy, machine_metrics, places, records
 from streams.kafka import KafkaSettings, ensure_topics
 from streams.sender import Sender
 from streams.settings import Settings
@@ -38,7 +38,6 @@ STOP_S_MAX = 10.0
 STILL_S_MAX = 45.0  # records wait and none is applied for so long: end it
 APART = ("graph",)  # agents that may block for seconds, so they have a process of their own
 FORKED = ("trainer", "server", "embedder")  # they need torch
-MEASURE_S = 10.0  # between two writings of run/machine.prom
 SILENT_S_MAX = 30.0  # no status for so long: end it
 
 
@@ -63,9 +62,9 @@ class Deployment:
     def __post_init__(self) -> None:
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._beside: list[
-            asyncio.Task[None]
-        ] = [asyncio.create_task(self._measure())]  # beside the clock and the watchdog, which need the broker: they end first
+        measuring = alerting.measure_for_ever(self.settings, lambda: {**dict.fromkeys(self.pids, 0), **self.restarts})
+        # Beside it the clock and the watchdog: they need the broker, so they end first.
+        self._beside: list[asyncio.Task[None]] = [asyncio.create_task(measuring)]
         self._zygote: asyncio.subprocess.Process | None = None
         self._forked: dict[str, asyncio.Future[int]] = {}
         self._prepared: embedded.Prepared | None = None
@@ -279,23 +278,6 @@ class Deployment:
 
     async def _tick(self) -> None:
         await tick_for_ever(self.settings, self.kafka)
-
-    async def _measure(self) -> None:
-        """Write what no process says of itself, and each minute see which alerts fire."""
-        firing: set[str] = set()
-        looked_s = -alerting.SAMPLE_S
-        while True:
-            try:
-                machine_metrics.write(self.settings, {**dict.fromkeys(self.pids, 0), **self.restarts})
-                if time.monotonic() - looked_s >= alerting.SAMPLE_S:
-                    looked_s = time.monotonic()
-                    found = {one.rule.name for one in await asyncio.to_thread(alerting.look, self.settings)}
-                    for name in sorted(found - firing):
-                        log.warning("alert %s: `xinfluencer alerts` says what to do", name)
-                    firing = found
-            except Exception as error:  # noqa: BLE001 - a supervisor outlives its measures
-                log.warning("no measures: %r", error)
-            await asyncio.sleep(MEASURE_S)
 
     async def _watch(self, name: str, status: Path) -> None:
         moved, applied = time.monotonic(), -1

@@ -21,13 +21,13 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import ProducerFenced
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from schemas import merkle
+from schemas import envelope, merkle
 from schemas.events import AlertRaised
-from schemas.facts import Measured
+from schemas.facts import Measured, Where
 from schemas.ids import digest
 from schemas.learned import BatchClosed, ModelTrained
 from schemas.topics import BATCHES, CANDIDATES
-from streams import crash, healthy, places
+from streams import crash, healthy, places, tracing
 from streams.dataset import BatchBroken, Dataset, closed_batches, load, window
 from streams.kafka import KafkaSettings, committed_offsets, ensure_topics
 from streams.reader import Reader, reader
@@ -113,7 +113,7 @@ class Trainer:
             log.error("batch %s is not trained on: %s", newest.batch, broken)
             await self._skip(offset, str(broken))
             return
-        await self._publish(trained, offset)
+        await self._publish(trained, offset, await self._trace(log_reader, offset))
         self.tell(state="announced", version=trained.version)
         log.info("announced version %s of batch %s", trained.version[:12], newest.batch)
 
@@ -202,10 +202,18 @@ class Trainer:
             baseline=baseline,
         )
 
-    async def _publish(self, event: ModelTrained, offset: int | None) -> None:
+    @staticmethod
+    async def _trace(log_reader: Reader, offset: int) -> bytes:
+        """Give the trace of the batch that made it train."""
+        found = await log_reader.at([Where(topic=BATCHES.name, partition=0, offset=offset)])
+        raw = found[BATCHES.name, 0, offset]
+        record = envelope.decode(BATCHES.name, 0, raw.offset, raw.timestamp, raw.headers, raw.value)
+        return tracing.of(record)
+
+    async def _publish(self, event: ModelTrained, offset: int | None, traceparent: bytes | None = None) -> None:
         """Write the event and, in the same transaction, that its batch is done."""
         now_ms = int(time.time() * 1000)
-        sent = outside(event, "/trainer", now_ms, self.settings.partitions, self.vault)
+        sent = outside(event, "/trainer", now_ms, self.settings.partitions, self.vault, None, traceparent)
         async with self.producer.transaction():
             await self.producer.send_and_wait(
                 self.settings.physical(sent.topic),

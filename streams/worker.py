@@ -89,6 +89,7 @@ def make_app(
         datadir=run / f"faust-{instance}",
     )
     app.shell = Shell(settings, kafka, table, logs, crash_point)
+    app.shell.metrics.begin(f"worker-{instance}")
     app.transport = Transport(app.conf.broker_consumer, app, app.loop)
     for stage in table:
         topic = app.topic(settings.physical(stage.reads.name), schema=ChunkSchema())
@@ -100,7 +101,9 @@ def make_app(
         while True:
             if app.shell.consumer is not None and app.shell.owned:
                 await app.shell.write_status(path)
+            slept_s = app.loop.time()
             await asyncio.sleep(STATUS_S)
+            app.shell.metrics.stalled(app.loop.time() - slept_s - STATUS_S)
 
     return app
 
@@ -137,7 +140,7 @@ def run_worker(settings: Settings, names: Sequence[str] = (), instance: str = "0
     logs = asyncio.run(prepare())
     # A chunk makes tens of thousands of objects that die with it and hardly a cycle: look for cycles less often.
     gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(100_000, 10, 10)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     app = make_app(settings, kafka, table, logs, group, instance, run, crash.from_env())

@@ -1,0 +1,322 @@
+"""Metrics: what a worker, a server and a machine leave behind, read as Prometheus would and held against its rules."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import time
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from schemas import events as e
+from streams import metrics
+from streams.fold import Fold, Sent
+from streams.machine_metrics import FILE, Machine, write
+from streams.memory import Logged
+from streams.settings import Settings
+from streams.topology import stages
+from streams.worker_metrics import OTHER, REASONS_MAX, WorkerMetrics, positions
+from tests.feeds import feed
+from tests.harness import Workers, ended, finish, now_ms, settings_for, vault_of
+from tests.harness import write as deliver
+from tests.serving import eventually
+
+T0_MS = 1_700_000_000_000
+UNITS = ("_seconds", "_bytes", "_total", "_offset", "_records", "_messages", "_waiting", "_number", "_connected")
+COUNTED = ("xinfluencer_vectors", "xinfluencer_vectors_unindexed", "xinfluencer_erasures_owed",
+           "xinfluencer_sink_rate_rows_per_second", "gen_ai_client_token_usage")  # fmt: skip
+SECRET_IDS = re.compile(r"(^|[^a-z])(x|bluesky|mastodon):|@|[0-9a-f]{16,}")
+
+
+class Keyring:
+    def get(self, owner: str) -> bytes | None:
+        return b"k" * 32
+
+    make = get
+
+
+def faults_of(text: str) -> list[str]:
+    """Say what is wrong with an exposition, by Prometheus' naming rules and ours about labels."""
+    found = []
+    families = list(text_string_to_metric_families(text))
+    names = [family.name for family in families]
+    found += [f"{name} stands twice" for name in set(names) if names.count(name) > 1]
+    for family in families:
+        if family.name.startswith("process_"):
+            continue  # the client library's own
+        if not re.fullmatch(r"(xinfluencer|gen_ai)_[a-z0-9_]*[a-z0-9]", family.name):
+            found.append(f"{family.name}: not one of our names")
+        if len(family.documentation) < 10 or not family.documentation.endswith("."):
+            found.append(f"{family.name}: no help")
+        counter = family.type == "counter"
+        if counter != any(sample.name.endswith("_total") for sample in family.samples) and family.samples:
+            found.append(f"{family.name}: only counters end in _total")
+        if re.search(r"_(ms|milliseconds|minutes|kb|mb)(_|$)", family.name):
+            found.append(f"{family.name}: not in a base unit")
+        timed = family.type == "histogram" or re.search(
+            r"\b(time|how long|age|seconds)\b", family.documentation.lower()
+        )
+        if timed and not counter and not re.search(r"_(seconds|usage)$", family.name):
+            found.append(f"{family.name}: a time without its unit")
+        if not counter and not family.name.endswith(UNITS) and family.name not in COUNTED:
+            found.append(f"{family.name}: no unit, and not a plain count")
+        for sample in family.samples:
+            found += [
+                f"{sample.name}: {label}={value!r} may name a person or a post"
+                for label, value in sample.labels.items()
+                if SECRET_IDS.search(value)
+            ]
+    keys = [(s.name, tuple(sorted(s.labels.items()))) for family in families for s in family.samples]
+    found += [f"{key} stands twice" for key in {key for key in keys if keys.count(key) > 1}]
+    return found
+
+
+def value_of(text: str, name: str, **labels: str) -> float:
+    found = [
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    ]
+    assert found, f"there is no {name} {labels}"
+    return sum(found)
+
+
+def owned(fold: Fold, **more: Any) -> Any:
+    return types.SimpleNamespace(**{"fold": fold, "dirty": False, "since_s": 0.0, "size": 10, "claim": 3, **more})
+
+
+def worked(folder: Path, process: str = "worker-0", poison: int = 2) -> tuple[WorkerMetrics, Path]:
+    """Let a metadata fold take real posts, doubles and poison as the shell does, and write its file."""
+    table = stages()
+    fold = Fold(table[0], 0, 1, Keyring())
+    made = WorkerMetrics(table, lambda: [owned(fold)])
+    made.begin(process)
+    sent: list[Sent] = feed(5, 30, 1, Keyring(), T0_MS)
+    posts = [
+        Logged(i, one.time_ms, one.key, one.value, one.headers) for i, one in enumerate(sent) if one.topic == "tweets"
+    ]
+    records = [*posts, *posts[:4], *[Logged(0, T0_MS, None, b"{", posts[0].headers) for _ in range(poison)]]
+    records = [Logged(i, one.timestamp, one.key, one.value, one.headers) for i, one in enumerate(records)]
+    before = made.before(fold)
+    made.applied(fold, before, len(records), fold.take(records))
+    made.snapshotted("metadata", 0.01)
+    made.places = {"tweets/0": [len(records), len(records), len(records) + 5, len(records) + 7]}
+    path = folder / f"{process}.prom"
+    made.write(path)
+    return made, path
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "run").mkdir()
+    return Settings(data=tmp_path, cache=tmp_path / "cache")
+
+
+def status(settings: Settings, name: str, **more: Any) -> None:
+    told = {
+        "pid": os.getpid(),
+        "time": 0,
+        "applied": 9,
+        "partitions": {"tweets/0": [5, 5, 5, 9]},
+        "rss_bytes": 1,
+        **more,
+    }
+    (settings.data / "run" / f"{name}.status.json").write_text(json.dumps(told))
+
+
+def test_what_a_worker_writes_is_named_and_explained_as_prometheus_asks(settings: Settings) -> None:
+    _, path = worked(settings.data / "run")
+    text = path.read_text()
+    assert faults_of(text) == []
+    assert value_of(text, "xinfluencer_duplicates_ignored_total", stage="metadata") >= 4
+    assert value_of(text, "xinfluencer_records_refused_total", stage="metadata") == 2
+    assert value_of(text, "xinfluencer_events_sent_total", event="RecordRefused", stage="metadata") == 2
+    assert value_of(text, "xinfluencer_events_sent_total", event="PostDescribed") > 0
+    assert value_of(text, "xinfluencer_lag_records", topic="tweets", partition="0") == 7
+    assert value_of(text, "xinfluencer_chunk_seconds_count", stage="metadata") == 1
+    assert value_of(text, "xinfluencer_partition_claims_total", stage="metadata", partition="0") == 3
+
+
+def test_what_may_happen_is_counted_from_zero_so_that_the_first_is_an_increase(tmp_path: Path) -> None:
+    table = stages()
+    made = WorkerMetrics(table, list)
+    made.begin("worker-0")
+    made.write(tmp_path / "worker-0.prom")
+    text = (tmp_path / "worker-0.prom").read_text()
+    for stage in table:
+        assert value_of(text, "xinfluencer_records_refused_total", stage=stage.name, reason="id-conflict") == 0
+        assert value_of(text, "xinfluencer_events_sent_total", stage=stage.name, event="RecordRefused") == 0
+
+
+def test_a_partition_that_lacks_a_snapshot_ages_and_one_that_does_not_stays_young() -> None:
+    fold = Fold(stages()[0], 0, 1, Keyring())
+    for dirty, low, high in ((True, 99, 200), (False, 0, 0)):
+        made = WorkerMetrics(stages(), lambda: [owned(fold, dirty=dirty, since_s=time.monotonic() - 100)])  # noqa: B023
+        ages = [s.value for f in made.collect() if f.name == "xinfluencer_snapshot_age_seconds" for s in f.samples]
+        assert len(ages) == 1
+        assert low <= ages[0] <= high
+
+
+def test_lag_is_zero_after_the_marker_of_a_transaction_that_no_record_reaches() -> None:
+    def lag(*place: int) -> float:
+        return next(f.samples[0].value for f in positions("p", {"t/0": place}) if f.name == "xinfluencer_lag_records")
+
+    assert lag(5, 5, 6, 6) == 0  # a marker at 5: handed out to 5, the client's position is beyond it
+    assert lag(5, 8, 8, 8) == 3
+    assert lag(5, 5, 5, 9) == 4
+
+
+def test_reasons_cannot_grow_into_any_number_of_series(tmp_path: Path) -> None:
+    made = WorkerMetrics(stages(), list)
+    made.begin("worker-0")
+    fold = Fold(stages()[0], 0, 1, Keyring())
+    letters = [
+        types.SimpleNamespace(event=e.RecordRefused.model_construct(reason=f"made-up-{n}"))
+        for n in range(REASONS_MAX * 3)
+    ]
+    made.applied(fold, made.before(fold), 0, letters)  # type: ignore[arg-type]
+    made.write(tmp_path / "w.prom")
+    text = (tmp_path / "w.prom").read_text()
+    reasons = {
+        s.labels["reason"] for f in text_string_to_metric_families(text) for s in f.samples if "reason" in s.labels
+    }
+    assert len(reasons) <= REASONS_MAX + 1
+    assert OTHER in reasons
+
+
+def test_all_files_together_are_one_exposition_without_a_series_twice(settings: Settings, capsys: Any) -> None:
+    run = settings.data / "run"
+    worked(run, "worker-0")
+    worked(run, "worker-graph")
+    metrics.Metrics().write(run)
+    status(settings, "embedder", rows=3, unindexed=1, receipts_owed=2, skipped={"bad-json": 1}, encoded=3)
+    status(settings, "sink", rows_per_s=2.5, to_erase=1, skipped={"bad-json": 2})
+    metrics.run_metrics(settings)
+    text = capsys.readouterr().out
+    assert faults_of(text) == []
+    assert value_of(text, "xinfluencer_records_refused_total", stage="metadata") == 4
+    assert value_of(text, "xinfluencer_erasures_owed") == 3
+    assert value_of(text, "xinfluencer_lag_records", process="sink") == 4
+    assert value_of(text, "xinfluencer_disk_free_bytes", folder="data") > 0
+
+
+def test_a_torn_file_is_named_and_loses_nothing_else(settings: Settings, capsys: Any) -> None:
+    run = settings.data / "run"
+    worked(run)
+    (run / "follow-x.prom").write_text("xinfluencer_source_gaps_total{stream=")
+    metrics.run_metrics(settings)
+    said = capsys.readouterr()
+    assert "follow-x.prom cannot be read" in said.err
+    assert value_of(said.out, "xinfluencer_records_applied_total", stage="metadata") > 0
+
+
+def test_a_status_of_a_process_that_is_gone_says_nothing_about_now(settings: Settings) -> None:
+    status(settings, "sink", to_erase=5)
+    for lives, said in ((True, 1), (False, 0)):
+        machine = Machine(settings, lives=lambda pid: lives)  # noqa: B023
+        owed = next(f for f in machine.collect() if f.name == "xinfluencer_erasures_owed")
+        assert len(owed.samples) == said
+
+
+def test_the_supervisors_file_counts_restarts_and_is_used_while_it_is_fresh(settings: Settings) -> None:
+    write(settings, {"worker": 2, "server": 0})
+    found = metrics.read(settings).values()
+    assert found["xinfluencer_process_restarts_total", (("process", "worker"),)] == 2
+    path = settings.data / "run" / FILE
+    os.utime(path, (1, 1))
+    found = metrics.read(settings).values()
+    assert ("xinfluencer_process_restarts_total", (("process", "worker"),)) not in found
+    assert found["xinfluencer_written_timestamp_seconds", (("process", "supervisor"),)] == 1, "it is dead: that is seen"
+
+
+def test_a_clean_stop_takes_the_file_away_and_a_death_leaves_it(settings: Settings) -> None:
+    made, path = worked(settings.data / "run")
+    assert path.exists()
+    made.close()
+    assert not path.exists()
+
+
+def test_the_servers_own_page_has_generation_by_opentelemetrys_names() -> None:
+    text = metrics.Metrics().text().decode()
+    assert faults_of(text) == []
+    types_of = {family.name: family.type for family in text_string_to_metric_families(text)}
+    for name in (
+        "gen_ai_server_request_duration_seconds",
+        "gen_ai_server_time_to_first_token_seconds",
+        "gen_ai_server_time_per_output_token_seconds",
+        "gen_ai_client_token_usage",
+    ):
+        assert types_of[name] == "histogram"
+
+
+def exposed(name: str, kind: str = "gauge", labels: str = "", about: str = "Things that are there.") -> str:
+    return f"# HELP {name} {about}\n# TYPE {name} {kind}\n{name}{labels} 1\n"
+
+
+BAD = {
+    "an id in a label": exposed("xinfluencer_a_total", "counter", '{author="x:@12"}'),
+    "a hash in a label": exposed("xinfluencer_a_total", "counter", f'{{post="{"ab" * 16}"}}'),
+    "no help": "# TYPE xinfluencer_a_total counter\nxinfluencer_a_total 1\n",
+    "milliseconds": exposed("xinfluencer_lag_ms"),
+    "a time without its unit": exposed("xinfluencer_lag_records", about="How long a record waits."),
+    "a gauge that ends in total": exposed("xinfluencer_a_total"),
+    "a count without a unit": exposed("xinfluencer_things"),
+    "a family twice": exposed("xinfluencer_a_bytes") + exposed("xinfluencer_b_bytes") + exposed("xinfluencer_a_bytes"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_the_judge_of_names_sees_what_is_wrong(name: str) -> None:
+    assert faults_of(BAD[name])
+
+
+def test_the_engine_of_tests_needs_no_metrics_and_gives_the_same() -> None:
+    """A fold knows nothing of metrics: counting changes nothing of what is sent."""
+
+    def sent(counted: bool) -> list[bytes]:
+        fold = Fold(stages()[0], 0, 1, Keyring())
+        made = WorkerMetrics(stages(), list)
+        given: Iterable[Sent] = feed(3, 10, 1, Keyring(), T0_MS)
+        raws = [Logged(i, s.time_ms, s.key, s.value, s.headers) for i, s in enumerate(given) if s.topic == "tweets"]
+        before = made.before(fold)
+        out = fold.take(raws)
+        if counted:
+            made.applied(fold, before, len(raws), out)
+        return [one.value for one in out]
+
+    assert sent(True) == sent(False)
+
+
+def test_a_worker_on_a_broker_leaves_its_figures_and_takes_them_away_at_its_end(broker: Any, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, "metrics")
+    workers = Workers(settings, broker.settings)
+    vault = vault_of(settings)
+    records = list(feed(9, 60, settings.partitions, vault, now_ms()))
+    path = settings.data / "run" / "worker-0.prom"
+
+    async def live() -> None:
+        await deliver(settings, broker.settings, records)
+        workers.start()
+        await finish(settings, broker.settings, workers)
+
+    with ended(workers):
+        asyncio.run(live())
+        eventually(lambda: value_of(path.read_text(), "xinfluencer_snapshot_age_seconds") < 1)
+        text = path.read_text()
+        assert faults_of(text) == []
+        for name in ("xinfluencer_records_applied_total", "xinfluencer_next_offset", "xinfluencer_snapshot_size_bytes"):
+            assert value_of(text, name) > 0
+        assert value_of(text, "xinfluencer_event_loop_stall_seconds") < 30
+        posts = sum(one.topic == "tweets" for one in records)
+        eventually(lambda: value_of(path.read_text(), "xinfluencer_records_applied_total", stage="metadata") == posts)
+        eventually(lambda: value_of(path.read_text(), "xinfluencer_lag_records") == 0)
+        workers.signal(signal.SIGTERM)
+    assert not path.exists()
+    vault.close()
