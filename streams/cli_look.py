@@ -273,3 +273,19 @@ def restore(
     from streams.restore import run_restore
 
     run_restore(settings_now(), source)
+
+
+@look.command()
+def metrics() -> None:
+    """Print what every process of this deployment counts, in Prometheus' text format."""
+    from streams.metrics import run_metrics
+
+    run_metrics(settings_now())
+
+
+@look.command()
+def alerts() -> None:
+    """Say which alert rules fire now, what each means, and what to do."""
+    from streams.alerting import run_alerts
+
+    run_alerts(settings_now())
