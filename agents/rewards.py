@@ -176,13 +176,13 @@ def _note(time_ms: int, event: SubjectNoted, state: State, ages_ms: tuple[int, .
     early = prompt.early.pop(event.subject, None) or Early()
     prompt.subjects[event.subject] = noted = Noted(
         before.time_ms if before else time_ms,
-        event.kind,
+        intern(event.kind),
         event.version,
         event.text_hash,
         _place(event.where),
         event.features.chars,
         event.rights.train,
-        event.rights.policy,
+        intern(event.rights.policy),
         event.temporal,
         event.review,
         event.features.quality,

@@ -1,7 +1,8 @@
 """Memory of the workers at 100,000 authors: a feed in which each of them posts, through metadata, graph and rewards.
 
 It measures no ratio: the promise is that a worker stays under LIMIT_MB. Resident memory is read from /proc (Linux) once
-every agent is through, as now and as the most it ever was.
+every agent is through, as now and as the most it ever was. Log time flows, so rewards close; a subject that waits for
+its age costs about a kilobyte more, and how many wait is a matter of the ages, not of the authors.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ AUTHORS, POSTS = 100_000, 120_000
 LIMIT_MB = 400
 NAMES = ("worker (metadata, rewards)", "worker (graph)")
 SECONDS_MAX = 400.0
+TICKS_BEHIND = 3  # on each partition: there is always a newest one
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,15 +66,15 @@ async def _drain(settings: Settings, kafka: KafkaSettings) -> None:
     for _ in range(2):
         behind = 1
         while behind and time.monotonic() < deadline:
+            await sender.send(ticks(settings, int(time.time() * 1000)))
             await asyncio.sleep(1.0)
             behind = 0
             for group, topics in groups.items():
                 ends = await end_offsets(kafka, [settings.physical(name) for name in topics])
                 done = await committed_offsets(kafka, settings.group(group))
-                behind += sum(end - done.get(place, 0) for place, end in ends.items())
+                behind += sum(max(0, end - done.get(place, 0) - TICKS_BEHIND) for place, end in ends.items())
         if behind:
             raise TimeoutError(f"{behind} records behind after {SECONDS_MAX:.0f} s; see {settings.data}/log")
-        await sender.send(ticks(settings, int(time.time() * 1000)))
     await sender.stop()
 
 
