@@ -25,6 +25,7 @@ HEADERS = {
     "ce_source": "who wrote it, as a path",
     "ce_type": f"{TYPE_PREFIX}<kind>.v<version>",
     "ce_time": "RFC 3339, the record's timestamp",
+    "ce_traceparent": "W3C Trace Context: the trace of the record that caused it",
     "ce_origin": "stage/topic/partition/offset/ordinal of the record that caused it; only on what stages write",
 }
 
