@@ -14,11 +14,11 @@ LOCK := $(UV) compile -q --universal --python-version 3.11 --generate-hashes --n
 # $(call try,LOG,COMMAND,SENTENCE): run quietly; when it fails, say one sentence and where the details are.
 try = { $(2); } > $(1) 2>&1 || { echo "make venv: $(strip $(3)) Details: $(1)" >&2; exit 1; }
 
-.PHONY: help venv lock demo test lint bench clean
+.PHONY: help venv lock demo test night release-proof lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 
 venv: .venv/built ## install everything into .venv (PYTHON=python3.12 picks another interpreter)
 
@@ -59,6 +59,14 @@ lint: .venv/built ## style, types and the direction of imports
 
 test: lint ## lint, then every test
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+night: .venv/built ## the fault catalogue at its night sizes (under two hours), then docs/PROOF.md
+	@XINFLUENCER_PROOF=night $(BIN)/python -m pytest -n 2 --dist loadfile -m proof
+	@$(BIN)/python -m tests.proof
+
+release-proof: .venv/built ## the same at release sizes: days
+	@XINFLUENCER_PROOF=release $(BIN)/python -m pytest -n 2 --dist loadfile -m proof
+	@$(BIN)/python -m tests.proof
 
 bench: .venv/built ## measure against a peer (NAME=hop; without NAME, list the benchmarks)
 	@$(BIN)/python -m bench $(NAME)

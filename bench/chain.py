@@ -30,7 +30,7 @@ from streams.vault import Vault
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOW_S = 60.0
-POSTS_OURS, POSTS_PEER = 420_000, 40_000  # more than the window takes
+POSTS_OURS, POSTS_PEER = 330_000, 30_000  # more than the window takes
 AUTHORS = 20_000
 CHAIN = ("metadata", "rewards")
 TICK_S = 0.25

@@ -13,6 +13,14 @@ import pytest
 
 from streams import broker as embedded
 from streams.kafka import KafkaSettings
+from tests.proof import (  # noqa: F401 - hooks and fixtures of the fault catalogue
+    proof,
+    proof_round,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_generate_tests,
+    pytest_runtest_makereport,
+)
 
 
 class SessionBroker:

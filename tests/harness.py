@@ -5,19 +5,25 @@ read the whole log and fold it again. The verdict also holds the workers' last s
 """
 
 import asyncio
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from aiokafka.errors import KafkaError
+
+from schemas import envelope
+from schemas.envelope import Record, Refused
 from schemas.topics import TOPICS, partitions
-from streams.fold import Fold, Sent
+from streams.fold import Fold, Sent, Stage
 from streams.kafka import KafkaSettings, ensure_topics, topic_ids
 from streams.kafka import cluster_id as cluster_id_of
 from streams.reader import reader
@@ -33,6 +39,7 @@ from streams.verify import Verdict, verify
 
 ROOT = Path(__file__).resolve().parent.parent
 AGES_MS = (1_000,)
+BACK_S_MAX = 60.0  # a worker that owns nothing after so long never will
 
 
 @dataclass
@@ -45,12 +52,15 @@ class Workers:
     env: dict[str, str] = field(default_factory=dict)
     ended: list[int] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
+    instance: str = "0"
+    backs_s: list[float] = field(default_factory=list)  # how long it took to be at work again
 
     def start(self) -> None:
         """Start the worker."""
         log = open(self.settings.data / "worker.log", "ab")  # noqa: SIM115
         env = {**os.environ, **self.settings.to_env(), "XINFLUENCER_KAFKA": self.kafka.bootstrap, **self.env}
-        self.process = subprocess.Popen(self.command, cwd=ROOT, env=env, stdout=log, stderr=log)
+        more = () if self.instance == "0" else ("--instance", self.instance)
+        self.process = subprocess.Popen((*self.command, *more), cwd=ROOT, env=env, stdout=log, stderr=log)
         log.close()
 
     def keep(self) -> None:
@@ -66,9 +76,36 @@ class Workers:
         if number in (signal.SIGKILL, signal.SIGTERM):
             self.process.wait(30)
 
+    def status(self) -> dict[str, Any]:
+        """Read what the worker that runs now says of itself; empty until it owns its partitions."""
+        try:
+            told = json.loads((self.settings.data / "run" / f"worker-{self.instance}.status.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return told if self.process is not None and told["pid"] == self.process.pid else {}
+
+    async def back(self) -> float:
+        """Wait until a worker owns its partitions, starting it again if it ends; give the seconds that it took."""
+        began = time.monotonic()
+        while not self.status():
+            assert time.monotonic() - began < BACK_S_MAX, self.log()[-3000:]
+            self.keep()
+            await asyncio.sleep(0.05)
+        return time.monotonic() - began
+
     def log(self) -> str:
         """Read what the workers said."""
         return (self.settings.data / "worker.log").read_text(errors="replace")
+
+
+def vault_of(settings: Settings) -> Vault:
+    """Open the deployment's keys."""
+    return Vault(settings.data / "vault" / "keys.sqlite")
+
+
+def now_ms() -> int:
+    """Read this machine's clock."""
+    return int(time.time() * 1000)
 
 
 def settings_for(data: Path, namespace: str, **more: object) -> Settings:
@@ -93,6 +130,30 @@ async def write(settings: Settings, kafka: KafkaSettings, records: Iterable[Sent
     await sender.stop()
 
 
+async def write_stubbornly(settings: Settings, kafka: KafkaSettings, records: list[Sent], pause_s: float) -> None:
+    """Write records whatever happens to the broker: a chunk that was not acknowledged is written again."""
+    sender = Sender(settings, kafka)
+    for start in range(0, len(records), 100):
+        while True:
+            try:
+                await asyncio.wait_for(sender.send(records[start : start + 100]), 40)
+                break
+            except (KafkaError, OSError, TimeoutError):
+                await _closed(sender)
+                sender = Sender(settings, kafka)
+                await asyncio.sleep(0.5)
+        await asyncio.sleep(pause_s)
+    await _closed(sender)
+
+
+async def _closed(sender: Sender) -> None:
+    """Let go of a producer, be there a broker or not."""
+    try:
+        await asyncio.wait_for(sender.stop(), 5)
+    except (KafkaError, OSError, TimeoutError):
+        return
+
+
 async def finish(settings: Settings, kafka: KafkaSettings, workers: Workers, seconds_max: float = 90.0) -> None:
     """Wait until the agents are through, let everything come of age, wait again; restarts workers meanwhile."""
 
@@ -107,19 +168,19 @@ async def finish(settings: Settings, kafka: KafkaSettings, workers: Workers, sec
         for _ in range(2):
             await settled(settings, kafka, seconds_max)
             await asyncio.sleep(AGES_MS[0] / 1000 + 0.2)
-            await sender.send(ticks(settings, int(time.time() * 1000)))
+            await sender.send(ticks(settings, now_ms()))
         await settled(settings, kafka, seconds_max)
         await sender.stop()
     finally:
         keeper.cancel()
 
 
-async def judge(settings: Settings, kafka: KafkaSettings) -> Verdict:
-    """Read the whole log, fold it again, and hold log and snapshots against that."""
+async def judge(settings: Settings, kafka: KafkaSettings, table: Sequence[Stage] = ()) -> Verdict:
+    """Read the whole log, fold it again, and hold log and snapshots against that; `table`: some stages only."""
     async with reader(settings, kafka) as log_reader:
         log = await log_reader.everything(*(topic.name for topic in TOPICS))
-    vault = Vault(settings.data / "vault" / "keys.sqlite")
-    table = stages(settings.tuning)
+    vault = vault_of(settings)
+    table = table or stages(settings.tuning)
     verdict = verify(log, table, settings.partitions, vault)
     ids = await topic_ids(kafka, [settings.physical(stage.reads.name) for stage in table])
     cluster = await cluster_id_of(kafka)
@@ -136,29 +197,59 @@ async def judge(settings: Settings, kafka: KafkaSettings) -> Verdict:
     return verdict
 
 
-def killed_run(
-    settings: Settings, kafka: KafkaSettings, records: Iterable[Sent], kills: int, seed: int, workers: Workers
-) -> Verdict:
-    """Write a feed while the worker is killed `kills` times at random gaps; give the verdict."""
-    rng = random.Random(seed)
+async def said(settings: Settings, kafka: KafkaSettings, *topics: str) -> list[Record]:
+    """Read what can be read of topics."""
+    found = []
+    async with reader(settings, kafka) as log_reader:
+        for (topic, partition), raws in (await log_reader.everything(*topics)).items():
+            for raw in raws:
+                try:
+                    found.append(envelope.decode(topic, partition, raw.offset, raw.timestamp, raw.headers, raw.value))
+                except Refused:
+                    continue
+    return found
 
-    async def killing() -> None:
-        for _ in range(kills):
-            await asyncio.sleep(rng.uniform(0.3, 3.0))
-            workers.keep()
-            await asyncio.to_thread(workers.signal, signal.SIGKILL)
-            workers.keep()
+
+def attacked_run(
+    settings: Settings, kafka: KafkaSettings, workers: Workers, attack: Callable[[], Awaitable[object]]
+) -> Verdict:
+    """Start a worker, attack it, let it come through, stop it cleanly, judge."""
 
     async def run() -> Verdict:
         await ensure_topics(kafka, specs(settings))
         workers.start()
-        await asyncio.gather(write(settings, kafka, records, 0.5), killing())
+        await attack()
+        workers.keep()
         await finish(settings, kafka, workers)
         await asyncio.to_thread(workers.signal, signal.SIGTERM)
         return await judge(settings, kafka)
 
     with ended(workers):
         return asyncio.run(run())
+
+
+def killed_run(
+    settings: Settings, kafka: KafkaSettings, records: Iterable[Sent], kills: int, seed: int, workers: Workers
+) -> Verdict:
+    """Write a feed while the worker is killed `kills` times at random gaps, half of them at work for certain."""
+    rng = random.Random(seed)
+    records = list(records)
+
+    async def killing() -> None:
+        for number in range(kills):
+            if number % 2:
+                workers.backs_s.append(await workers.back())
+            await asyncio.sleep(rng.uniform(0.1, 1.6))
+            workers.keep()
+            await asyncio.to_thread(workers.signal, signal.SIGKILL)
+            workers.keep()
+
+    async def attack() -> None:
+        # The feed lasts as long as the kills: each finds something in flight.
+        pause_s = 1.6 * kills / max(1, len(records) / 100)
+        await asyncio.gather(write_stubbornly(settings, kafka, records, pause_s), killing())
+
+    return attacked_run(settings, kafka, workers, attack)
 
 
 @contextmanager
