@@ -6,15 +6,13 @@ subject is measured at its ages and never late: judgements after the last age ar
 of reactions belong to the first age that was not yet reached when they came, however late the tick that closes it.
 
 What keeps a crowd from buying a reward: a person has one vote on a subject, whatever kinds of judgement they give; a
-neutral vote stands against the first; reactions saturate; influence is bounded by agents/influence.py. Whether two
-names are two people is not known here.
+neutral vote stands against the first; reactions saturate; influence is bounded (agents/influence.py).
 """
 
 import bisect
 import heapq
 import math
 from collections.abc import Collection, Iterable, Sequence
-from sys import intern
 
 import msgspec
 
@@ -47,6 +45,9 @@ EARLY_MAX = 1024  # subjects of a prompt of which something is known before them
 EARLY_COUNTS_MAX = 8  # counts kept of each of them
 JUDGEMENTS_MAX = 4096  # a prompt; a rater's newer judgement replaces the older and needs no room
 CLOSED_MAX = 50_000  # a partition: subjects remembered as closed, so that late feedback is told so
+
+
+SHARED = {name: name for name in ("tweets", "answers", "root", "reply", "answer")}  # one string for all subjects
 
 
 class Judgement(msgspec.Struct, array_like=True):
@@ -165,7 +166,7 @@ def _prompt(state: State, prompt: str) -> Prompt:
 
 
 def _place(where: Where) -> tuple[str, int, int]:
-    return intern(where.topic), where.partition, where.offset  # one string for all, not one a subject
+    return SHARED.get(where.topic, where.topic), where.partition, where.offset
 
 
 def _note(time_ms: int, event: SubjectNoted, state: State, ages_ms: tuple[int, ...]) -> None:
@@ -176,13 +177,13 @@ def _note(time_ms: int, event: SubjectNoted, state: State, ages_ms: tuple[int, .
     early = prompt.early.pop(event.subject, None) or Early()
     prompt.subjects[event.subject] = noted = Noted(
         before.time_ms if before else time_ms,
-        intern(event.kind),
+        SHARED.get(event.kind, event.kind),
         event.version,
         event.text_hash,
         _place(event.where),
         event.features.chars,
         event.rights.train,
-        intern(event.rights.policy),
+        event.rights.policy,
         event.temporal,
         event.review,
         event.features.quality,

@@ -38,6 +38,7 @@ STOP_S_MAX = 10.0
 STILL_S_MAX = 45.0  # records wait and none is applied for so long: end it
 APART = ("graph",)  # agents that may block for seconds, so they have a process of their own
 FORKED = ("trainer", "server", "embedder")  # they need torch
+START_S_MAX = 20.0  # a start takes 3 s, and several times that on a busy machine
 SILENT_S_MAX = 30.0  # no status for so long: end it
 
 
@@ -281,9 +282,12 @@ class Deployment:
 
     async def _watch(self, name: str, status: Path) -> None:
         moved, applied = time.monotonic(), -1
+        begun, known = time.monotonic(), None
         while not self._stopping:
             await asyncio.sleep(1.0)
             pid = self.pids.get(name)
+            if pid != known:
+                begun, known = time.monotonic(), pid
             try:
                 told = json.loads(status.read_text())
             except (OSError, ValueError):
@@ -292,8 +296,10 @@ class Deployment:
             behind = any(at < handed or position < end for at, handed, position, end in places)
             if pid is None or told.get("pid") != pid or told.get("applied") != applied or not behind:
                 moved, applied = time.monotonic(), told.get("applied", -1)
-            silent = time.time() - told["time"] if told.get("pid") == pid else 0.0
+            # One that never says a word hangs in its start: aiokafka may, if the broker dies while a group is joined.
+            silent = time.time() - told["time"] if told.get("pid") == pid else time.monotonic() - begun - START_S_MAX
             if pid is not None and (time.monotonic() - moved > STILL_S_MAX or silent > SILENT_S_MAX):
+                begun = time.monotonic()
                 self.tell(f"{name} stands still; ending it")
                 moved = time.monotonic()
                 with contextlib.suppress(ProcessLookupError):

@@ -1,9 +1,8 @@
-"""Cluster worker: the worker with its snapshots where SNAPSHOTS says, and with a later version of one step.
+"""Cluster worker: the worker, and the worker with a later version of one step.
 
 Run as `python tests/cluster_worker.py INSTANCE [next]`.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +11,8 @@ from typing import Any
 from agents import intake
 from schemas.envelope import Out, Record
 from schemas.events import FeedbackGiven
-from streams import shell, worker
+from streams import worker
 from streams.fold import Stage
-from streams.object_snapshots import keeper
 from streams.settings import Settings
 from streams.topology import Tuning, stages
 
@@ -31,8 +29,6 @@ def next_stages(tuning: Tuning | None = None) -> tuple[Stage, ...]:
 
 
 if __name__ == "__main__":
-    if "SNAPSHOTS" in os.environ:
-        shell.SnapshotFolder = lambda folder: keeper(os.environ["SNAPSHOTS"], folder)  # type: ignore[assignment,misc]
     if "next" in sys.argv:
         worker.stages = next_stages
     worker.run_worker(Settings.from_env(), instance=sys.argv[1])

@@ -257,7 +257,7 @@ def test_a_worker_that_lacks_one_right_ends_and_says_which(secure: SecureBroker,
     try:
         for agent, worker in running.items():
             assert worker.process is not None
-            assert worker.process.wait(40) == 1
+            assert worker.process.wait(40) == EXIT_REFUSED
             _, name, operation = LACKING[agent]
             said = f"may not ({operation}|{operation.lower()}) .*{name}.*: `xinfluencer acls"
             assert re.search(said, worker.log()), worker.log()
@@ -352,7 +352,7 @@ def test_one_worker_then_three_restarted_one_by_one_then_one_again_change_nothin
     with s3_server("fleet") as options:
         url = "s3://fleet/snapshots"
         monkeypatch.setattr(harness, "SnapshotFolder", lambda folder: SnapshotStore(url, **options))
-        fleet = Fleet(settings, broker.settings, {"SNAPSHOTS": url, **s3_env(options)})
+        fleet = Fleet(settings, broker.settings, {"XINFLUENCER_SNAPSHOTS": url, **s3_env(options)})
 
         async def run() -> Any:
             sender = Sender(settings, broker.settings)
