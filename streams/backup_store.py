@@ -176,7 +176,7 @@ class Store:
     def keys_fault(self) -> str:
         """Say what is wrong with the store's vault; '' if nothing."""
         try:
-            if sha256_of(self.keys) != self.keys.with_suffix(".sha256").read_text():
+            if sha256_of(self.keys).encode() != self.keys.with_suffix(".sha256").read_bytes():
                 return f"{self.keys} is not the file that was written: make a new backup while the vault is there"
             owners(self.keys)
         except (OSError, sqlite3.DatabaseError) as error:

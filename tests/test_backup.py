@@ -256,6 +256,20 @@ def test_one_bit_anywhere_is_found_and_nothing_is_restored_from_it(whole: Store,
         shutil.rmtree(target, ignore_errors=True)
 
 
+def test_every_bit_of_the_sum_of_the_keys_counts(whole: Store) -> None:
+    path = whole.keys.with_suffix(".sha256")
+    kept = path.read_bytes()
+    try:
+        for at in range(8 * len(kept)):
+            rotten = bytearray(kept)
+            rotten[at // 8] ^= 1 << at % 8
+            path.write_bytes(rotten)
+            assert "is not the file that was written" in whole.keys_fault(), f"bit {at}"
+    finally:
+        path.write_bytes(kept)
+    assert whole.keys_fault() == ""
+
+
 def test_a_file_that_is_gone_is_found(whole: Store) -> None:
     for path in of_use(whole):
         aside = path.with_name("aside")
