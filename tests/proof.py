@@ -4,9 +4,12 @@ A test asks for the fixture `proof` and says what it is, how many times and from
 are named in BESIDE. What came out lies in .proof/<scale>/, one file a test; `python -m tests.proof` makes the page.
 """
 
+import functools
 import json
 import os
 import platform
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -48,6 +51,24 @@ NOTES = (
     "Attacks of one run share a feed and a seed; where a row says so, they share a process.",
     "A control is a purpose-built wrong variant; it must turn the same oracle red for the reason named.",
 )
+
+CATALOGUE = (
+    *(f"C{n}" for n in range(1, 12)),
+    *(f"D{n}" for n in range(1, 11)),
+    *(f"CONTROL {what}" for what in (
+        "agent raises", "take and raise", "concurrency 2", "unawaited send", "stream_wait_empty=False", "random ids",
+        "ids per chunk", "LanceDB without the primary-key metadata", "an aggregating view", "counter in a table",
+        "exactly_once in place of ids",
+    )),
+    *(f"SECURITY {what}" for what in (
+        "adapters", "adapter names", "links never fetched", "special tokens", "filters", "SQL", "formulas", "ANSI",
+        "SASL without TLS", "addresses that are listened on",
+    )),
+    "CLUSTER",
+    "MUTANT",
+    "SIM",
+)  # fmt: skip
+"""What a scale must have a row for: an id, or an id and how what it says begins."""
 
 BESIDE = (  # id, what, where it is proved, how many attacks one test stands for, of what, seed
     ("C8", "the trainer killed at every named point", "test_trainer.py::test_a_trainer_killed_at_a_named_point*", 1,
@@ -122,12 +143,16 @@ class Case:
 
 
 Say = Callable[..., Case]
-CASE = pytest.StashKey[Case]()
+CASES = pytest.StashKey[list[Case]]()
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Name what was under attack."""
-    found = {"python": platform.python_version(), "kafka": KAFKA}
+    """Name what was under attack: this program by its commit, and what it stands on."""
+    said = subprocess.run(
+        ("git", "describe", "--always", "--dirty", "--exclude=*"), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    found = {"commit": said.stdout.strip() or "unknown", "python": platform.python_version(), "kafka": KAFKA}
     for name in PACKAGES:
         found[name] = version(name)
     return found
@@ -164,7 +189,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         case = beside(item.nodeid)
         if case is not None:
-            item.stash[CASE] = case
+            item.stash[CASES] = [case]
         if case is not None or "proof" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.proof)
             if SCALE != "ci":
@@ -178,10 +203,12 @@ def proof_round(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def proof(request: pytest.FixtureRequest) -> Say:
-    """Say what this test proves: proof(id, what, n, unit, seed). Called again, it changes what was said."""
+    """Say what this test proves: proof(id, what, n, unit, seed). Another id adds a row, the same one says it anew."""
 
     def say(name: str, what: str, n: int = 1, unit: str = "runs", seed: int = SEED, detail: str = "") -> Case:
-        case = request.node.stash[CASE] = Case(name, what, n, unit, seed, request.node.nodeid, detail=detail)
+        case = Case(name, what, n, unit, seed, request.node.nodeid, detail=detail)
+        before = [one for one in request.node.stash.get(CASES, []) if one.id != name]
+        request.node.stash[CASES] = [*before, case]
         return case
 
     return say
@@ -191,13 +218,14 @@ def proof(request: pytest.FixtureRequest) -> Say:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
-    case = item.stash.get(CASE, None)
-    if case is None or (report.when != "call" and report.passed):
+    cases = item.stash.get(CASES, [])
+    if not cases or (report.when != "call" and report.passed):
         return
-    case.result, case.seconds = report.outcome, round(call.duration, 1)
+    for case in cases:
+        case.result, case.seconds = report.outcome, round(call.duration, 1)
+        keep(case)
     if report.failed:
-        report.sections.append(("the same again", command(case)))
-    keep(case)
+        report.sections.append(("the same again", command(cases[0])))
 
 
 def command(case: Case) -> str:
@@ -211,7 +239,7 @@ def keep(case: Case) -> None:
     case.versions = versions()
     folder = ROOT / ".proof" / SCALE
     folder.mkdir(parents=True, exist_ok=True)
-    name = "".join(c if c.isalnum() else "-" for c in case.node.removeprefix("tests/"))[:180]
+    name = "".join(c if c.isalnum() else "-" for c in f"{case.id}-{case.node.removeprefix('tests/')}")[:180]
     temporary = folder / f"{name}.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(asdict(case), indent=1) + "\n")
     temporary.replace(folder / f"{name}.json")
@@ -231,9 +259,22 @@ def page() -> str:
         *(f"- {note}" for note in NOTES),
     ]
     for scale in SCALES:
-        cases = [Case(**json.loads(path.read_text())) for path in sorted((ROOT / ".proof" / scale).glob("*.json"))]
+        cases = recorded(scale)
         out += ["", f"## {scale}", "", *(_table(scale, cases) if cases else [f"Not run yet: `{HOW[scale]}`."])]
     return "\n".join(out) + "\n"
+
+
+def recorded(scale: str) -> list[Case]:
+    """Read what a scale's tests recorded."""
+    return [Case(**json.loads(path.read_text())) for path in sorted((ROOT / ".proof" / scale).glob("*.json"))]
+
+
+def lacking(cases: list[Case]) -> list[str]:
+    """Name what the catalogue demands and these cases do not show, and what they show to be wrong."""
+    rows = [f"{one.id} {one.what}" for one in cases if one.result == "passed"]
+    missing = [wanted for wanted in CATALOGUE if not any(re.match(rf"{re.escape(wanted)}\b", row) for row in rows)]
+    wrong = [f"{one.id} {one.what}: {one.result}" for one in cases if one.result != "passed"]
+    return [*(f"no proof of {wanted}" for wanted in missing), *wrong]
 
 
 HOW = {"ci": "make test", "night": "make night", "release": "make release-proof"}
@@ -244,7 +285,9 @@ def _table(scale: str, cases: list[Case]) -> list[str]:
     rows: dict[tuple[str, str], list[Case]] = {}
     for case in cases:
         rows.setdefault((case.id, case.what), []).append(case)
-    out = [f"Versions: {', '.join(named)}. Machine: {os.cpu_count()} cores.", ""]
+    minutes = sum({one.node: one.seconds for one in cases}.values()) / 60
+    out = [f"Versions: {', '.join(named)}. Machine: {os.cpu_count()} cores. Attacks: {minutes:.0f} minutes in all.", ""]
+    out += [*(f"- Missing: {one}." for one in lacking(cases)), ""] if lacking(cases) else []
     out += ["| id | what | N | seed | result | bound | s | command |", "|---|---|---|---|---|---|---|---|"]
     for (name, what), group in sorted(rows.items(), key=lambda row: _order(row[0])):
         n, failed = sum(one.n for one in group), [one for one in group if one.result != "passed"]
@@ -277,4 +320,8 @@ def _share(value: float) -> str:
 
 if __name__ == "__main__":
     (ROOT / "docs" / "PROOF.md").write_text(page())
-    sys.stdout.write("docs/PROOF.md\n")
+    missing = lacking(recorded(SCALE))
+    sys.stdout.write(
+        "".join(f"docs/PROOF.md: {SCALE}: {one}\n" for one in missing) or f"docs/PROOF.md: {SCALE}: whole\n"
+    )
+    sys.exit(bool(missing))
