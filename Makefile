@@ -62,13 +62,13 @@ test: lint ## lint, then every test
 
 night: .venv/built ## the fault catalogue at its night sizes (under two hours), then docs/PROOF.md
 	@rm -rf .proof/night
-	@XINFLUENCER_PROOF=night $(BIN)/python -m pytest -n 2 --dist loadfile -m proof
-	@XINFLUENCER_PROOF=night $(BIN)/python -m tests.proof
+	@XINFLUENCER_PROOF=night $(BIN)/python -m pytest -n 2 --dist loadfile -m proof; code=$$?; \
+	  XINFLUENCER_PROOF=night $(BIN)/python -m tests.proof && exit $$code
 
 release-proof: .venv/built ## the same at release sizes: days
 	@rm -rf .proof/release
-	@XINFLUENCER_PROOF=release $(BIN)/python -m pytest -n 2 --dist loadfile -m proof
-	@XINFLUENCER_PROOF=release $(BIN)/python -m tests.proof
+	@XINFLUENCER_PROOF=release $(BIN)/python -m pytest -n 2 --dist loadfile -m proof; code=$$?; \
+	  XINFLUENCER_PROOF=release $(BIN)/python -m tests.proof && exit $$code
 
 bench: .venv/built ## measure against a peer (NAME=hop; without NAME, list the benchmarks)
 	@$(BIN)/python -m bench $(NAME)

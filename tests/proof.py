@@ -79,9 +79,9 @@ BESIDE = (  # id, what, where it is proved, how many attacks one test stands for
      "damages", 0),
     ("C11", "the server goes on with the release before", "test_server.py::test_a_damaged_adapter_is_refused*", 1,
      "runs", 0),
-    ("D1", "payloads of all formats, damaged", "test_ingest_faults.py::test_d1_damaged_values*", ("fuzz decoder", 0.7),
+    ("D1", "payloads of all formats, damaged", "test_ingest_faults.py::test_d1_damaged_values*", ("FUZZ_CASES", 0.7),
      "cases", 20_260_105),
-    ("D1", "lines of all formats, scrambled", "test_ingest_faults.py::test_d1_scrambled_lines*", ("fuzz decoder", 0.3),
+    ("D1", "lines of all formats, scrambled", "test_ingest_faults.py::test_d1_scrambled_lines*", ("FUZZ_CASES", 0.3),
      "cases", 20_260_105),
     ("D3", "a step that fails on one record", "test_dead_letters.py::test_a_step_that_fails_on_one_post*", 1, "runs",
      5),
@@ -90,8 +90,8 @@ BESIDE = (  # id, what, where it is proved, how many attacks one test stands for
      0),
     ("D10", "an author is erased: pairs are withheld, the root verifies", "test_trainer.py::test_an_erased_author*", 1,
      "runs", 5),
-    ("SIM", "seeded lives of the whole topology in memory", "test_simulation.py::test_every_life*", ("simulation", 1),
-     "seeds", 0),
+    ("SIM", "seeded lives of the whole topology in memory", "test_simulation.py::test_every_life*",
+     ("XINFLUENCER_SEEDS", 1), "seeds", 0),
     ("SIM", "control: delivery broken on purpose, in memory", "test_simulation.py::test_a_broken_delivery*", 1,
      "variants", 0),
     ("CONTROL", "LanceDB without the primary-key metadata", "test_vectors.py::test_control_without_the_mark*", 1,
@@ -165,7 +165,7 @@ def beside(node: str) -> Case | None:
     """Find the row of a test that knows nothing of proofs."""
     for name, what, pattern, count, unit, seed in BESIDE:
         if fnmatch(node, f"tests/{pattern}"):
-            n = count if isinstance(count, int) else int(size(count[0]) * count[1])
+            n = count if isinstance(count, int) else int(int(os.environ[count[0]]) * count[1])
             return Case(name, what, n, unit, seed, node)
     return None
 
@@ -209,9 +209,15 @@ def proof(request: pytest.FixtureRequest) -> Say:
         case = Case(name, what, n, unit, seed, request.node.nodeid, detail=detail)
         before = [one for one in request.node.stash.get(CASES, []) if one.id != name]
         request.node.stash[CASES] = [*before, case]
+        keep(case)  # "did not end": what ends the interpreter leaves a row too
         return case
 
     return say
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for case in item.stash.get(CASES, []):
+        keep(case)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -228,10 +234,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.sections.append(("the same again", command(cases[0])))
 
 
-def command(case: Case) -> str:
-    """Write the one line that makes an attack again."""
-    seed = f"XINFLUENCER_PROOF_SEED={case.seed} " if case.seed == SEED else ""
-    return f"XINFLUENCER_PROOF={SCALE} {seed}python -m pytest '{case.node}'"
+def command(case: Case, scale: str = SCALE, whole: bool = True) -> str:
+    """Write the one line that makes an attack again; not `whole`: all tests of a row."""
+    seed = "" if os.environ.get("XINFLUENCER_PROOF_SEED") is None else f"XINFLUENCER_PROOF_SEED={SEED} "
+    return f"XINFLUENCER_PROOF={scale} {seed}python -m pytest '{case.node if whole else case.node.partition('[')[0]}'"
 
 
 def keep(case: Case) -> None:
@@ -296,8 +302,7 @@ def _table(scale: str, cases: list[Case]) -> list[str]:
         result += f" ({details})" if details else ""
         bound = "" if failed or n < 2 or _control(name, what) else f"below {_share(3 / n)} at 95 %"
         seconds = sum(one.seconds for one in group)
-        test = group[0].node.partition("[")[0] if len(group) > 1 else group[0].node
-        line = f"`XINFLUENCER_PROOF={scale} python -m pytest '{test}'`"
+        line = f"`{command(group[0], scale, whole=len(group) == 1)}`"
         out.append(f"| {name} | {what} | {n:,} {group[0].unit} | {group[0].seed} | {result} | {bound} | {seconds:.0f} "
                    f"| {line} |")  # fmt: skip
     return out

@@ -54,10 +54,10 @@ def variant(settings: Any, kafka: Any, name: str, instance: str = "0", **env: st
 
 def test_a_worker_killed_again_and_again_loses_and_doubles_nothing(broker: Any, tmp_path: Path, proof: Say) -> None:
     """C1."""
-    kills, events = size("kills"), size("events")
-    case = proof("C1", f"kill -9 of a worker at random gaps, {events:,} records", kills, "kills")
+    kills = size("kills")
     settings = settings_for(tmp_path, "c1")
-    records = list(feed(SEED, events * 10 // 24, settings.partitions, vault_of(settings), now_ms()))
+    records = list(feed(SEED, size("events") * 10 // 24, settings.partitions, vault_of(settings), now_ms()))
+    case = proof("C1", f"kill -9 of a worker at random gaps while it reads {len(records):,} records", kills, "kills")
     workers = Workers(settings, broker.settings)
     verdict = killed_run(settings, broker.settings, records, kills, SEED, workers)
     assert verdict.faults == [], workers.log()[-3000:]

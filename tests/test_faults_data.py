@@ -32,7 +32,7 @@ from streams.sender import Sender
 from tests.feeds import RIGHTS, ZERO, feed, worded
 from tests.harness import Workers, attacked_run, ended, finish, judge, now_ms, said, settings_for, vault_of, write
 from tests.ingest_ends import MemoryKeys
-from tests.proof import SEED, Say, size
+from tests.proof import SCALE, SEED, Say, size
 from tests.strategies import model
 from tests.test_ingest_faults import _record as anybodys
 
@@ -40,6 +40,8 @@ DAY_MS = 86_400_000
 YEAR_2100_MS = 4_102_444_800_000
 RSS_MIB_BASE = 250  # a worker with every stage that has read nothing takes about 150
 RSS_KIB_A_POST = 4  # seen: 3; remembered are POSTS_MAX posts a partition, and no more
+
+HANDLED_S_MAX = 2.0 if SCALE != "ci" else 10.0  # other tests run beside this one in CI
 
 pytestmark = [pytest.mark.timeout(600)]
 on_broker = pytest.mark.broker
@@ -138,7 +140,7 @@ def test_poison_is_accounted_for_and_what_comes_behind_a_burst_is_handled(
     assert workers.ended == [], workers.log()[-3000:]
     assert verdict.visible["dead-letters"] >= cases // 2 + burst
     case.detail = f"handled {waited:.1f} s after the burst, the reading that finds it included"
-    assert waited < 10, "seen in 1 s on a quiet machine"
+    assert waited < HANDLED_S_MAX
 
 
 # ---- D4, D6, D7: one run, each record with the fate that it must have -----------------------------------------------
