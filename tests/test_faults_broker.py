@@ -191,6 +191,65 @@ def test_a_worker_on_a_full_disk_goes_on_and_comes_through_when_it_is_freed(
     case.detail = f"{sum(verdict.absorbed.values())} duplicates absorbed"
 
 
+# A small file system of its own, mounted where the worker alone sees it (Linux, unprivileged namespaces).
+OWN_DISK = ("unshare", "-Urm", "sh", "-c", 'mount -t tmpfs -o size=1m none "$0" && exec "$@"')
+
+
+def own_disks() -> bool:
+    """Say whether a process may have a file system of its own here."""
+    try:
+        return subprocess.run((*OWN_DISK, "/mnt", "true"), capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not own_disks(), reason="no file system may be mounted in a namespace of its own here")
+def test_a_worker_whose_file_system_has_no_byte_left_goes_on_and_writes_again_when_it_has(
+    broker: Any, tmp_path: Path, proof: Say
+) -> None:
+    """C10 with ENOSPC itself: the folder of the snapshots is a file system of a megabyte that something else filled."""
+    proof("C10", "no space left on the device under the snapshots of a running worker, then there is", 1)
+    settings = settings_for(tmp_path, "c10-enospc")
+    records = list(feed(SEED, 300, settings.partitions, vault_of(settings), now_ms()))
+    folder = settings.data / "snapshots"
+    folder.mkdir(parents=True)
+    workers = Workers(
+        settings, broker.settings, (*OWN_DISK, str(folder), sys.executable, "-m", "streams.cli", "worker")
+    )
+    third = len(records) // 3
+
+    def within() -> Path:
+        assert workers.process is not None
+        return Path(f"/proc/{workers.process.pid}/root{folder}")
+
+    def snapshots() -> dict[str, bytes]:
+        return {path.parent.name: path.read_bytes() for path in within().glob("*/snapshot")}
+
+    async def attack() -> None:
+        await workers.back()
+        await write(settings, broker.settings, records[:third])
+        await finish(settings, broker.settings, workers)
+        before = snapshots()
+        assert len(before) > 4
+        filler = within() / "filler"
+        with pytest.raises(OSError, match="No space left"):
+            filler.write_bytes(bytes(2 << 20))
+        await write(settings, broker.settings, records[third : 2 * third])
+        await _moves_on(settings, broker.settings)
+        assert snapshots() == before
+        filler.unlink()
+        await write(settings, broker.settings, records[2 * third :])
+        await finish(settings, broker.settings, workers)
+        deadline = time.monotonic() + 30
+        while snapshots() == before:
+            assert time.monotonic() < deadline, "it never wrote a snapshot again"
+            await asyncio.sleep(0.2)
+
+    verdict = attacked_run(settings, broker.settings, workers, attack)
+    assert verdict.faults == [], workers.log()[-3000:]
+    assert "No space left" in workers.log()
+
+
 async def _moves_on(settings: Any, kafka: KafkaSettings) -> None:
     """Wait until outputs of what was written on the full disk are there."""
     from streams.reader import reader
