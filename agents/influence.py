@@ -11,7 +11,7 @@ What one author can give another is bounded three times over, because influence 
    has after a half life. Arrival counts, not the time that a payload claims.
 
 The limit: who owns very many accounts and lets them age a week can still buy a place. That costs time, no more;
-identity is not checked here. tests/test_graph.py has the figures.
+identity is not checked here. tests/test_influence.py has the figures.
 
 PageRank (Brin and Page 1998, damping 0.85) is a power iteration over columns, which needs a hundredth of the memory of
 a graph of Python objects; a test holds it against networkx. Communities are networkx's Louvain (Blondel et al. 2008)

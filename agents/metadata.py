@@ -20,6 +20,7 @@ from schemas.events import (
     EngagementNoted,
     InteractionObserved,
     InteractionWithdrawn,
+    PostForgotten,
     PostNoted,
     PostPlaced,
     PromptNoted,
@@ -47,7 +48,7 @@ from schemas.posts import (
 Kind = Literal["reply", "quote", "repost", "mention"]
 COUNTED_HERE = frozenset({"bluesky"})  # Jetstream gives single likes and reposts, and never a count
 AUTHORS_MAX = 100_000  # a partition; the longest unseen is forgotten first
-POSTS_MAX = 100_000  # a partition; a deletion of an older post still destroys nothing it should keep, see the README
+POSTS_MAX = 100_000  # a partition; of an older post a deletion still destroys the key, see `_delete`
 GONE_MAX = 50_000  # a partition: deletions, and as many retractions, that wait for what they are about
 ACTS_MAX = 50_000  # a partition: acts of sources without counts; an older one that is undone stays counted
 NAMES_MAX = 16  # ids of one post beside its first; X allows five edits
@@ -115,7 +116,7 @@ def _post(record: Record, post: PostObserved, state: State) -> Iterable[Event]:
     if post.post in state.deleted or not _used(post.owner, state):
         return []
     if post.named is not None and post.named in state.deleted:  # one version was deleted, so all of them were
-        return _delete(post.post, post.owner, state)
+        return _delete(record, post.post, post.owner, state)
     if post.claimed_ms is not None and post.claimed_ms > record.time_ms + FUTURE_MS_MAX:
         return [_refused(record, post, "future-dated", f"claims {post.claimed_ms}, arrived {record.time_ms}")]
     at_ms = dated(post.claimed_ms, record.time_ms)
@@ -140,7 +141,7 @@ def _subject(record: Record, post: PostObserved, author: Author, at_ms: int | No
     revision = known.revision if known and late else post.revision
     temporal = _score(author) if known else _rhythm(author, post.claimed_ms)
     remember(state.posts, post.post, Known(post.owner, prompt, revision, names), POSTS_MAX)
-    where = Where(topic=record.topic, partition=record.partition, offset=record.offset)
+    where = _place(record)
     # Words that were replaced count for those who answered this very version, and for nothing else.
     answered = (post.post, *names) if not late else (post.named,) if post.named in names else ()
     said: list[Event] = [
@@ -296,18 +297,25 @@ def _uncount(act: str, state: State) -> list[Event]:
 
 
 def _deleted(record: Record, gone: PostDeleted, state: State) -> Iterable[Event]:
+    forgotten = PostForgotten(owner=gone.owner, post=gone.post, requested=_place(record))
     if gone.post in state.deleted:
-        return []
+        return [forgotten]
+    post = state.named.get(gone.post, gone.post)
     remember(state.deleted, gone.post, True, GONE_MAX)
-    return _delete(state.named.get(gone.post, gone.post), gone.owner, state)
+    return [*_delete(record, post, gone.owner, state), *([forgotten] if post != gone.post else [])]
 
 
-def _delete(post: str, owner: str, state: State) -> list[Event]:
-    """Take a post back under every id it had; the words of one version do not outlive the others."""
+def _delete(record: Record, post: str, owner: str, state: State) -> list[Event]:
+    """Take a post back under every id it had; the words of one version do not outlive the others.
+
+    Of a post that is not known (any more), only its key goes: saying more would fill the memory of the steps after this
+    one with posts that were never here. What it is trained in is found again in the log (streams/withheld.py).
+    """
     remember(state.deleted, post, True, GONE_MAX)
     known = state.posts.pop(post, None)
     withdrawn = _withdrawn(post, known, state, "post-deleted") if known else []
-    return [*withdrawn, InteractionWithdrawn(post=post, actor=owner), *_uncount(post, state)]
+    forgotten = PostForgotten(owner=owner, post=post, requested=_place(record))
+    return [*withdrawn, InteractionWithdrawn(post=post, actor=owner), *_uncount(post, state), forgotten]
 
 
 def _hidden(record: Record, hidden: AuthorHidden, state: State) -> Iterable[Event]:
@@ -329,10 +337,9 @@ def _intent(record: Record, intent: IntentDeclared, state: State) -> Iterable[Ev
 def _erased(record: Record, gone: AuthorErased, state: State) -> Iterable[Event]:
     remember(state.erased, gone.owner, True, AUTHORS_MAX)
     state.authors.pop(gone.owner, None)
-    where = Where(topic=record.topic, partition=record.partition, offset=record.offset)
     return [
         *_all_withdrawn(gone.owner, state, "author-erased"),
-        AuthorForgotten(owner=gone.owner, requested=where),
+        AuthorForgotten(owner=gone.owner, requested=_place(record)),
     ]
 
 
@@ -360,6 +367,10 @@ def _withdrawn(post: str, known: Known, state: State, reason: str) -> list[Event
         state.named.pop(name, None)
         said.append(SubjectWithdrawn(prompt=name, subject=subject_id(name, name), reason=reason))
     return said
+
+
+def _place(record: Record) -> Where:
+    return Where(topic=record.topic, partition=record.partition, offset=record.offset)
 
 
 def _refused(record: Record, post: PostObserved, reason: str, detail: str) -> RecordRefused:

@@ -313,7 +313,7 @@ def _forget(state: State, event: RewardClosed) -> None:
 def _reward(
     name: str, subject: str, prompt: Prompt, noted: Noted, age_ms: int, index: int, final: bool
 ) -> RewardClosed:
-    votes, simulated, reporters = _votes(subject, prompt.judgements.values())
+    votes, simulated, reporters = _votes(subject, prompt.judgements.values()) if prompt.judgements else ({}, 0, 0)
     counted = next((one for one in noted.counts[index::-1] if one is not None), None)
     parts = {
         "human": _human(votes.values()) if votes else None,
@@ -327,7 +327,7 @@ def _reward(
     whole = sum(present.values())
     weights = {part: round(weight / whole, 6) for part, weight in present.items()}
     penalty = min(1.0, REPORT_PENALTY * reporters)
-    total = sum(weights[part] * (parts[part] or 0.0) for part in weights) - penalty
+    total = sum([weight * (parts[part] or 0.0) for part, weight in weights.items()]) - penalty
     return RewardClosed(
         prompt=name,
         subject=subject,
@@ -345,10 +345,10 @@ def _reward(
         engagement_age_ms=_age(noted, counted) if counted else None,
         version=noted.version,
         text_hash=noted.text_hash,
-        where=_where(noted.where),
+        where=(where := _where(noted.where)),
         chars=noted.chars,
         prompt_hash=prompt.text_hash,
-        prompt_where=_where(prompt.where) if prompt.where else None,
+        prompt_where=where if prompt.where == noted.where else _where(prompt.where) if prompt.where else None,
         trainable=noted.train and (prompt.train or prompt.text_hash is None),
         policy=noted.policy,
     )

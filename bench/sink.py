@@ -20,6 +20,7 @@ from bench.rows import Row, row
 from schemas import envelope
 from schemas.facts import Event
 from schemas.ids import digest
+from schemas.seal import Unpunctured
 from schemas.topics import TOPICS, partitions
 from streams import tables as t
 from streams.forgetting import Forgetting
@@ -38,7 +39,7 @@ T0_MS = 1_780_000_000_000
 LOGS = {topic.name: "bench" for topic in TOPICS}
 
 
-class Keyring:
+class Keyring(Unpunctured):
     """Keys in memory."""
 
     def get(self, owner: str) -> bytes | None:

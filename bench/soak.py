@@ -15,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
 from websockets.asyncio.server import ServerConnection, serve
@@ -46,8 +47,10 @@ run_follow(Settings.from_env(), sys.argv[1:])
 WORDS = ("river", "stone", "light", "market", "train", "garden", "window", "signal", "paper", "metal", "harbour")
 
 
-class Feed:
+class Feed(ABC):
     """Posts at a rate, to whoever is connected; what was made lately is kept for those who ask for it again."""
+
+    status: ClassVar[str]  # the file in which the follower says how it fares
 
     def __init__(self, rate: float, seed: int = 7) -> None:
         self.rate, self.rng = rate, random.Random(seed)
@@ -55,9 +58,13 @@ class Feed:
         self.kept: deque[tuple[float, bytes]] = deque()
         self.clients: set[asyncio.Queue[list[bytes]]] = set()
 
+    @abstractmethod
     def post(self, now_s: float) -> bytes:
         """Make one message of this source."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def serving(self) -> AbstractAsyncContextManager[dict[str, str]]:
+        """Serve on loopback; gives the settings that lead here."""
 
     def text(self) -> str:
         """Make the words of a post."""
@@ -195,7 +202,7 @@ class BlueskyFeed(Feed):
             yield {"bluesky_url": f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/subscribe"}
 
 
-FEEDS: dict[str, type[XFeed] | type[BlueskyFeed]] = {"x": XFeed, "bluesky": BlueskyFeed}
+FEEDS: dict[str, type[Feed]] = {"x": XFeed, "bluesky": BlueskyFeed}
 
 
 def memory_mb(pid: int) -> float:

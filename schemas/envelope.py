@@ -50,12 +50,21 @@ class Origin(NamedTuple):
     def parse(cls, text: str) -> "Origin":
         """Read what `text` rendered; anything else is Refused."""
         try:
-            stage, topic, partition, offset, ordinal = text.split("/")
-            if not (text.isascii() and partition.isdigit() and offset.isdigit() and ordinal.isdigit()):
+            place, offset, ordinal = text.rsplit("/", 2)
+            if not (text.isascii() and offset.isdigit() and ordinal.isdigit()):
                 raise ValueError
-            return cls(stage, topic, int(partition), int(offset), int(ordinal))
+            return cls(*_place(place), int(offset), int(ordinal))
         except ValueError:
             raise Refused("bad-origin", f"ce_origin is {text!r}") from None
+
+
+@lru_cache(maxsize=4096)
+def _place(text: str) -> tuple[str, str, int]:
+    """Read the part of an origin that all records of one stage's partition share; ValueError if it is none."""
+    stage, topic, partition = text.split("/")
+    if not (partition.isascii() and partition.isdigit()):
+        raise ValueError(text)
+    return stage, topic, int(partition)
 
 
 class Record(NamedTuple):
@@ -80,16 +89,23 @@ class Out(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _rfc3339(time_ms: int) -> bytes:
-    return (EPOCH + timedelta(milliseconds=time_ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
+def time_header(time_ms: int) -> tuple[str, bytes]:
+    """Write the header that says when (RFC 3339, UTC, milliseconds)."""
+    text = (EPOCH + timedelta(milliseconds=time_ms)).isoformat(timespec="milliseconds")
+    return "ce_time", text.replace("+00:00", "Z").encode()
 
 
 WORDED = frozenset(kind for kind in KINDS.values() if "content" in kind.model_fields)
 """The events that carry words, which must be sealed wherever they lie."""
 
 _TYPES = {kind: f"{TYPE_PREFIX}{name}.v{kind.VERSION}".encode() for name, kind in KINDS.items()}
-_JSON = ("content-type", b"application/json")
-_SPEC = ("ce_specversion", b"1.0")
+JSON = ("content-type", b"application/json")
+SPEC = ("ce_specversion", b"1.0")
+
+
+def type_header(kind: type[Event]) -> tuple[str, bytes]:
+    """Write the header that says what kind of event this is."""
+    return "ce_type", _TYPES[kind]
 
 
 def headers(
@@ -102,12 +118,12 @@ def headers(
 ) -> Headers:
     """Write the CloudEvents headers; `source` is a path such as /stages/metadata; an origin may be rendered already."""
     out = [
-        _SPEC,
+        SPEC,
         ("ce_id", event_id.encode()),
         ("ce_source", source.encode()),
-        ("ce_type", _TYPES[type(event)]),
-        ("ce_time", _rfc3339(time_ms)),
-        _JSON,
+        type_header(type(event)),
+        time_header(time_ms),
+        JSON,
     ]
     if origin is not None:
         text = origin if isinstance(origin, str) else origin.text()
@@ -131,17 +147,13 @@ def read_headers(raw: Any) -> tuple[type[Event], str, Origin | None]:
 
 
 def _read_headers(raw: Any) -> tuple[type[Event], str, Origin | None, bytes | None]:
-    kind_text = event_id = traceparent = None
-    origin = None
-    for name, value in raw or ():
-        if name == "ce_type":
-            kind_text = value
-        elif name == "ce_id":
-            event_id = value
-        elif name == "ce_origin":
-            origin = Origin.parse(_text(value))
-        elif name == "ce_traceparent":
-            traceparent = value
+    found = dict(raw or ())
+    if len(found) != len(raw or ()):  # of a name that comes twice the last counts, but every origin must be one
+        for name, value in raw:
+            if name == "ce_origin":
+                Origin.parse(_text(value))
+    kind_text, event_id = found.get("ce_type"), found.get("ce_id")
+    origin = Origin.parse(_text(found["ce_origin"])) if "ce_origin" in found else None
     if kind_text is None or event_id is None:
         raise Refused("no-envelope", "ce_type or ce_id is missing: not a CloudEvent in binary mode")
     kind = _kind_of(kind_text)
@@ -150,7 +162,7 @@ def _read_headers(raw: Any) -> tuple[type[Event], str, Origin | None, bytes | No
     name = _text(event_id)
     if not 0 < len(name) <= 256:
         raise Refused("bad-id", f"ce_id has {len(name)} characters")
-    return kind, name, origin, traceparent
+    return kind, name, origin, found.get("ce_traceparent")
 
 
 _KIND_OF = {text: kind for kind, text in _TYPES.items()}

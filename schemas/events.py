@@ -328,6 +328,14 @@ class AuthorForgotten(Event):
     requested: Where
 
 
+class PostForgotten(Event):
+    """Receipt: the post's key was destroyed before this was written."""
+
+    owner: Id
+    post: Id
+    requested: Where
+
+
 class CopyErased(Event):
     """Receipt: a store beside the log no longer holds anything of a post, or of an author."""
 

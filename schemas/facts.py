@@ -21,7 +21,7 @@ MediaKind = Literal["photo", "video", "gif", "audio", "other"]
 Wave = Annotated[float, Field(ge=-1, le=1)]
 SEALED_CHARS_MAX = 900_000  # so that the rest of the record has room under RECORD_BYTES_MAX
 Sealed = Annotated[str, Field(pattern=r"^v1\.[A-Za-z0-9_-]+$", max_length=SEALED_CHARS_MAX)]
-"""Content as it lies in the log: AES-GCM under the owner's key (schemas/seal.py)."""
+"""Content as it lies in the log: AES-GCM under its post's key, or its owner's (schemas/seal.py)."""
 
 
 class Fact(BaseModel):

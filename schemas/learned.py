@@ -56,6 +56,7 @@ class ModelTrained(Event):
     dataset_sha256: Hash | None = None
     first_offset: Count | None = None
     last_offset: Count | None = None
+    cut: dict[Short, Count] = Field(default={})  # topic/partition -> up to which offset the log was asked for it
     trained: Count = 0
     held_back: Count = 0
     withheld: Count = 0  # pairs whose words were gone

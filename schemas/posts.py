@@ -108,6 +108,7 @@ class IntentDeclared(Event):
     source: Short
     train: bool | None = None
     index: bool | None = None
+    claimed_ms: Ms | None = None  # when it was declared
 
 
 class AuthorHidden(Event):
@@ -116,6 +117,7 @@ class AuthorHidden(Event):
     owner: Id
     source: Short
     reason: Short
+    claimed_ms: Ms | None = None  # since when
 
 
 class AuthorShown(Event):
@@ -123,6 +125,7 @@ class AuthorShown(Event):
 
     owner: Id
     source: Short
+    claimed_ms: Ms | None = None  # since when
 
 
 class AuthorErased(Event):

@@ -167,7 +167,12 @@ MODEL_RELEASES = Topic(
 DEAD_LETTERS = Topic("dead-letters", None, False, KEEP_FOR_EVER, (e.RecordRefused,), "what could not be used, and why")
 ALERTS = Topic("alerts", None, False, 30 * DAY_MS, (e.AlertRaised,), "what a person should look at")
 ERASURES = Topic(
-    "erasures", None, False, KEEP_FOR_EVER, (e.AuthorForgotten, e.CopyErased), "receipts of what was forgotten"
+    "erasures",
+    None,
+    False,
+    KEEP_FOR_EVER,
+    (e.AuthorForgotten, e.PostForgotten, e.CopyErased),
+    "receipts of what was forgotten",
 )
 
 TOPICS = (

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from aiokafka.errors import GroupAuthorizationFailedError
 
 from schemas import topics as t
-from streams.kafka import KafkaSettings, allowed, committed_offsets
+from streams.kafka import KafkaSettings, LogInRefused, allowed, committed_offsets
+from streams.kafka_metadata import TopicForbidden
 from streams.settings import Settings
 from streams.show import Screen
 from streams.topology import ALWAYS, OUTSIDE, stages
@@ -26,8 +27,8 @@ ALSO_READS = {
 }
 """What is looked up beside the topics that drive a process; the topology leaves it out."""
 ALSO_WRITES = {
-    "server": (t.ALERTS,),
-    "operator": tuple(stage.reads for stage in stages()),  # a dead letter's record goes back to where it stood
+    # A dead letter's record goes back to where it stood; that a step changed its version is told.
+    "operator": (*(stage.reads for stage in stages()), t.ALERTS),
 }
 MAKES_TOPICS = "operator"  # `xinfluencer topics --create`; every other process finds them there
 OPTIONS = {"topic": "--topic", "group": "--group", "transactional-id": "--transactional-id"}
@@ -35,6 +36,10 @@ OPTIONS = {"topic": "--topic", "group": "--group", "transactional-id": "--transa
 
 class NotAllowed(Exception):
     """The cluster refuses what a process needs; the message names each right."""
+
+
+REFUSED = (NotAllowed, TopicForbidden, LogInRefused)
+"""Starting again will not help: a process ends with 78 (EX_CONFIG), and a person must act."""
 
 
 @dataclass(frozen=True, order=True)
@@ -88,8 +93,13 @@ async def require(settings: Settings, kafka: KafkaSettings, process: str) -> Non
             except GroupAuthorizationFailedError:
                 missing.append(one)
     if missing:
-        said = ", ".join(f"{one.operation} {one.kind} {one.name}" for one in missing)
-        raise NotAllowed(f"User {kafka.sasl_username} may not {said}: `xinfluencer acls {process}` prints the rules.")
+        raise lacking(kafka, [f"{one.operation} {one.kind} {one.name}" for one in missing], process)
+
+
+def lacking(kafka: KafkaSettings, rights: Sequence[str], process: str) -> NotAllowed:
+    """Say which rights, such as `Read topic tweets`, a process has not."""
+    said = ", ".join(rights)
+    return NotAllowed(f"User {kafka.sasl_username} may not {said}: `xinfluencer acls {process}` prints the rules.")
 
 
 def _of_worker(agents: Sequence[str]) -> tuple[list[t.Topic], list[t.Topic]]:

@@ -3,27 +3,29 @@
 A step's version is in the ids of what it writes, so two versions on one record would say it twice, under two names.
 They never meet: the inputs stop, the agents get through, every worker of the step stops, and only then is the state
 carried over (Flink's stop with a savepoint). What the old version wrote is checked by the old version, before; from
-here on the new one is, beginning with a copy of this state that is kept for it.
+here on the new one is, beginning with a copy of this state that is kept for it. The log says so before any worker can
+begin: in `alerts` stand step, version, offset and the state's hash, so `xinfluencer verify` needs no word of ours.
 """
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
 from aiokafka.admin import AIOKafkaAdminClient
 
-from schemas import envelope
-from schemas.envelope import Refused
+from schemas.events import AlertRaised
 from schemas.seal import Keys
 from schemas.topics import partitions
 from streams.fold import Fold, Memory, Stage
 from streams.kafka import KafkaSettings, cluster_id, topic_ids
 from streams.reader import reader
+from streams.records import outside
+from streams.sender import Sender
 from streams.settings import Settings
 from streams.snapshots import Bound, SnapshotRefused
-from streams.verify import Log
+from streams.verify import adoption
 
 LEFT_S_MAX = 15.0  # a worker's session is 6 s
 POLL_S = 0.25
@@ -69,12 +71,46 @@ async def adopt(
                     f"{stage.reads.name}/{fold.partition}@{waiting.offset} waits: start version {before} again and let "
                     "it get through"
                 )
-    for fold, bound in zip(folds, bounds, strict=True):
-        if fold.partition not in offsets:
-            offsets[fold.partition] = fold.memory.next
-            for one in (_beginning(bound), bound):  # the copy first: whoever finds the second finds the first
-                keeper.write(fold, one, keeper.claim(one))
+    new = [(fold, bound) for fold, bound in zip(folds, bounds, strict=True) if fold.partition not in offsets]
+    for fold, bound in new:
+        _write(keeper, fold, beginning(bound))
+    await _say(settings, kafka, [adoption(stage, before, fold.partition, fold.memory) for fold, _ in new], keys)
+    for fold, bound in new:  # last: whoever finds these finds the copy, and the log says how they came to be
+        _write(keeper, fold, bound)
+        offsets[fold.partition] = fold.memory.next
     return offsets
+
+
+def _write(keeper: Keeper, fold: Fold, bound: Bound) -> None:
+    keeper.write(fold, bound, keeper.claim(bound))
+
+
+async def _say(settings: Settings, kafka: KafkaSettings, events: Iterable[AlertRaised], keys: Keys) -> None:
+    """Write what is to be known of an adoption; said again it is the same record."""
+    now_ms = int(time.time() * 1000)
+    sender = Sender(settings, kafka)
+    try:
+        await sender.send([outside(one, "/operator", now_ms, settings.partitions, keys) for one in events])
+    finally:
+        await sender.stop()
+
+
+async def begun(
+    settings: Settings, kafka: KafkaSettings, keeper: Keeper, table: Sequence[Stage], keys: Keys
+) -> dict[tuple[str, int], Memory]:
+    """Read what each step's version began with, for `verify`: (stage, partition) -> memory, where one was adopted."""
+    names = [settings.physical(stage.reads.name) for stage in table]
+    cluster, ids = await cluster_id(kafka), await topic_ids(kafka, names)
+    found = {}
+    for stage in table:
+        physical = settings.physical(stage.reads.name)
+        for partition in range(partitions(stage.reads, settings.partitions)):
+            fold = Fold(stage, partition, settings.partitions, keys)
+            log = f"{cluster}/{physical}/{ids[physical]}"
+            memory = begins(keeper, fold, Bound(stage.name, stage.version, partition, log, settings.partitions))
+            if memory is not None:
+                found[stage.name, partition] = memory
+    return found
 
 
 def _adopted(keeper: Keeper, fold: Fold, bound: Bound) -> bool:
@@ -97,28 +133,11 @@ def carried(keeper: Keeper, fold: Fold, bound: Bound, before: int) -> Memory | N
 
 def begins(keeper: Keeper, fold: Fold, bound: Bound) -> Memory | None:
     """Read what this version began with; None if it has folded the log from its first record."""
-    return keeper.load(fold, _beginning(bound))[0]
+    return keeper.load(fold, beginning(bound))[0]
 
 
-def since(log: Log, stage: Stage, offsets: Mapping[int, int]) -> Log:
-    """Give a log without what the versions before read and wrote: `offsets` is what `adopt` gave."""
-
-    def newer(topic: str, raw: object) -> bool:
-        try:
-            _, _, origin = envelope.read_headers(raw.headers)  # type: ignore[attr-defined]
-        except Refused:
-            return True
-        return origin is None or origin.stage != stage.name or origin.offset >= offsets[origin.partition]
-
-    return {
-        (topic, partition): [raw for raw in raws if raw.offset >= offsets[partition]]
-        if topic == stage.reads.name
-        else [raw for raw in raws if newer(topic, raw)]
-        for (topic, partition), raws in log.items()
-    }
-
-
-def _beginning(bound: Bound) -> Bound:
+def beginning(bound: Bound) -> Bound:
+    """Name the place of the copy that a version began with."""
     return msgspec.structs.replace(bound, stage=f"{bound.stage}@{bound.version}")
 
 

@@ -1,7 +1,7 @@
 """Alert rules: the one table of what is wrong, since when it counts, what it means and what to do about it.
 
 Prometheus' rules (deploy/prometheus/alerts.yml), our own evaluator (`xinfluencer alerts`) and the operator's page
-(docs/OPERATING.md) are rendered from it by streams/alerting.py. Limits that doctor has too are doctor's; a test holds
+(docs/OPERATING.md) are rendered from it. Limits that doctor has too are doctor's; a test holds
 them together, since doctor imports what imports this.
 """
 
@@ -21,6 +21,7 @@ BEHIND_MAX = 10_000
 STALE_S_MAX = 300
 DISK_BYTES_LOOK, DISK_BYTES_MIN = 5_000_000_000, 1_000_000_000
 OVERDUE_S = DAY_S
+RESTARTS_MAX = 2.5  # two, and not three: Prometheus makes 2.03 of two when it extrapolates to the window's edges
 
 Severity = Literal["critical", "warning", "info"]
 
@@ -44,6 +45,10 @@ def _events(event: str, over_s: int, by: tuple[str, ...] = (), back_s: int = 0) 
 
 def _happened(metric: str, *where: tuple[str, str], by: tuple[str, ...] = (), over_s: int = RECENT_S) -> Compare:
     return Compare(Reading(metric, by, where, "increase", over_s), ">", 0)
+
+
+def _lately(metric: str, *where: tuple[str, str], by: tuple[str, ...] = ()) -> Compare:
+    return Compare(Reading(metric, by, where, "age", fold="min"), "<", RECENT_S)
 
 
 def _written(topic: str) -> Compare:
@@ -82,9 +87,9 @@ RULES = (
         ),
         5 * MINUTE_S,
         "Records wait in a partition and its reader applies none of them.",
-        "`xinfluencer doctor`, then the last lines of the process's log in the data folder's `logs`.",
-        "End the process; it starts again from its snapshot. If it stands still at the same place again, a step is in "
-        "an endless loop there: keep the log, and mend the step.",
+        "`xinfluencer doctor` (lag, processes), then the last lines of the process's log in `logs`.",
+        "`up` ends what stands still after 45 seconds; elsewhere end it yourself: it starts from its snapshot. If it "
+        "stands still at the same place again, a step is in an endless loop there: keep a backup, mend the step.",
     ),
     Rule(
         "XinfluencerBehind",
@@ -104,16 +109,20 @@ RULES = (
     Rule(
         "XinfluencerDeadLetters",
         "warning",
-        ((Compare(_events("RecordRefused", RECENT_S), ">", 0),), (_written("dead-letters"),)),
+        (
+            (_lately("xinfluencer_record_refused_timestamp_seconds"),),
+            (_happened("xinfluencer_source_refused_total"),),
+        ),
         0,
-        "Records came that cannot be used; they were set aside with a reason, and nothing else stopped.",
-        "`xinfluencer dead-letters list`, and `show` for one of them.",
-        "Mend the writer that sends them; when the cause is gone, `xinfluencer dead-letters replay`.",
+        "Records came that cannot be used; they were set aside with a reason, and nothing else stopped. What people "
+        "judge too late, or after it was deleted, is set aside too and raises no alert.",
+        "`xinfluencer dead-letters list`, and `xinfluencer dead-letters show ID` for one; `logs/follow.log`.",
+        "Mend what sends them; when the cause is gone, `xinfluencer dead-letters replay --reason REASON`.",
     ),
     Rule(
         "XinfluencerIdConflict",
         "critical",
-        ((_happened("xinfluencer_records_refused_total", ("reason", "id-conflict"), by=("stage",)),),),
+        ((_lately("xinfluencer_record_refused_timestamp_seconds", ("reason", "id-conflict"), by=("stage",)),),),
         0,
         "An id was written again with another payload: somebody makes ids that are not unique, or forges events.",
         "`xinfluencer dead-letters list --reason id-conflict`: the letter names the place of the second one.",
@@ -122,7 +131,7 @@ RULES = (
     Rule(
         "XinfluencerStepFailed",
         "critical",
-        ((_happened("xinfluencer_records_refused_total", ("reason", "step-failed"), by=("stage",)),),),
+        ((_lately("xinfluencer_record_refused_timestamp_seconds", ("reason", "step-failed"), by=("stage",)),),),
         0,
         "A step raised three times on the same record, which was then set aside: a fault of this program.",
         "`xinfluencer dead-letters list --reason step-failed`, and the worker's log for the traceback.",
@@ -162,7 +171,7 @@ RULES = (
         "Batches hold a third, or three times, the pairs that they held the day before.",
         "`xinfluencer report models` and `xinfluencer report rewards`.",
         "Few: judgements stopped, or agree too little. Many: one rater or one prompt may flood; look before the next "
-        "release, and `xinfluencer command roll-back` if one was made of it.",
+        "release. If one was made of it: `xinfluencer command roll-back VERSION --reason WHY`, to the version before.",
     ),
     Rule(
         "XinfluencerDiskFilling",
@@ -194,8 +203,8 @@ RULES = (
         ),
         2 * MINUTE_S,
         "What a partition applied is in no snapshot for five minutes: a restart would do it all again, slowly.",
-        "The worker's log says `cannot write the snapshot`; `df`; with an object store, whether it answers.",
-        "Make the snapshot folder writable. Nothing is lost as long as the log keeps what the last snapshot needs.",
+        "`logs/worker.log` says `cannot write the snapshot` and why; `df -h`; an object store: whether it answers.",
+        "Make room, or the folder writable, or the store reachable. Nothing needs to be started again.",
     ),
     Rule(
         "XinfluencerReleaseRefused",
@@ -209,11 +218,12 @@ RULES = (
     Rule(
         "XinfluencerSourceGap",
         "critical",
-        ((_happened("xinfluencer_source_gaps_total", by=("stream",)),),),
+        ((_lately("xinfluencer_source_gap_timestamp_seconds", by=("stream",)),),),
         0,
         "A live source could not go on where it was: messages are missing between two places that the alert names.",
-        "`xinfluencer doctor` (alerts), or the topic `alerts`: kind source-gap.",
-        "Fill it from a backfill, a recovery or an export of that time (`xinfluencer ingest`); doubles do no harm.",
+        "`xinfluencer doctor` (alerts): kind source-gap, from when to when; `logs/follow.log`.",
+        "Get a backfill, a recovery or an export of that time from the source, and `xinfluencer ingest FILE`; what is "
+        "in the log already is not written again.",
     ),
     Rule(
         "XinfluencerSourceSilent",
@@ -222,16 +232,27 @@ RULES = (
         2 * MINUTE_S,
         "A live source has sent nothing for two minutes, not even a keep-alive.",
         "`xinfluencer doctor` (sources): the last error; the source's own status page.",
-        "Check token and network. It connects again by itself and asks for what it missed.",
+        "Check token and network: it connects again by itself and asks for what it missed. If its process does not "
+        "run, start it.",
+    ),
+    Rule(
+        "XinfluencerSourceParked",
+        "critical",
+        ((Compare(Reading("xinfluencer_source_parked", ("stream",), fold="max"), ">", 0),),),
+        MINUTE_S,
+        "A live source refuses us: token, plan, rights or cursor. The others go on; this one waits for a person.",
+        "`xinfluencer doctor` (sources) and `logs/follow.log` say why, in the source's own words.",
+        "Mend what it names. It is tried again by itself, seldom; start `follow` again to have it tried at once.",
     ),
     Rule(
         "XinfluencerAdapterRefused",
         "critical",
-        ((_happened("xinfluencer_adapter_refusals_total"),),),
+        ((_lately("xinfluencer_adapter_refused_timestamp_seconds"),),),
         0,
         "The server was told of a version whose files do not match their hashes, and goes on with the one before.",
         "`xinfluencer doctor` (adapters, release) names the file.",
-        "Put the version's folder back from a backup, or `xinfluencer command retract` it.",
+        "`xinfluencer --data /elsewhere restore STORE`, and copy `models/adapters` of the version from there; or "
+        "`xinfluencer command retract VERSION --reason WHY`. Ask who can write there.",
     ),
     Rule(
         "XinfluencerAnswersUnrecorded",
@@ -245,20 +266,36 @@ RULES = (
     Rule(
         "XinfluencerErasureOverdue",
         "critical",
-        ((Compare(Reading("xinfluencer_erasures_owed", ("process",), fold="max"), ">", 0),),),
-        OVERDUE_S,
-        "A store has owed receipts for a whole day: somebody who asked to be forgotten may still be in it.",
-        "The log of the embedder or the sink, and its status in the data folder's `run`.",
-        "Start it again. If it still owes, stop it, remove its store (`vectors` or `analytics`) and start it: it is "
-        "filled anew from the log, which no longer has the words.",
+        (
+            (
+                Compare(
+                    Reading("xinfluencer_erasure_owed_since_timestamp_seconds", ("process",), (), "age", fold="max"),
+                    ">",
+                    OVERDUE_S,
+                ),
+            ),
+        ),
+        0,
+        "A store has owed a receipt for a whole day: somebody who asked to be forgotten may still be in it.",
+        "`xinfluencer metrics | grep erasure`; whether the store's process runs, and what its log says.",
+        "Start it again. If it still owes, stop it, remove its store (the folder `vectors` of the embedder, "
+        "`analytics` of the sink) and start it: it is filled anew from the log, which no longer has the words.",
     ),
     Rule(
         "XinfluencerRestarting",
         "warning",
-        ((Compare(Reading("xinfluencer_process_restarts_total", ("process",), (), "increase", RECENT_S), ">", 2),),),
+        (
+            (
+                Compare(
+                    Reading("xinfluencer_process_restarts_total", ("process",), (), "increase", RECENT_S),
+                    ">",
+                    RESTARTS_MAX,
+                ),
+            ),
+        ),
         0,
         "A process ended and was started again more than twice in a quarter of an hour.",
-        "The last lines of its log say why it stopped; `xinfluencer doctor`.",
+        "The last lines of its log say why it stopped, its exit code what kind of end that was; `xinfluencer doctor`.",
         "It recovers by itself from what passes. What comes back each time is a full disk, a lost broker or a fault.",
     ),
     Rule(
@@ -275,8 +312,9 @@ RULES = (
         ),
         MINUTE_S,
         "A process has left no figures for two minutes and did not say that it ends: it is dead, or stands still.",
-        "`xinfluencer doctor` (processes); whether the disk is full.",
-        "Start what should run. If a process was removed for good, remove its `run/NAME.prom` too.",
+        "`xinfluencer doctor` (processes); `df -h`; the process's log.",
+        "Start what should run. If a process was removed for good, remove its `run/NAME.prom` (and, of a store, its "
+        "`run/NAME.status.json`) too.",
     ),
     Rule(
         "XinfluencerAlertRaised",
@@ -288,20 +326,3 @@ RULES = (
         "As the list below says for its kind.",
     ),
 )
-
-KINDS = {
-    "adapter-refused": "XinfluencerAdapterRefused: put its files back, or retract it.",
-    "batch-refused": "A closed batch does not verify, and was not trained on: `xinfluencer verify`, and keep the log.",
-    "command-refused": "An operator's command named a version that it cannot be about: read the detail, command again.",
-    "id-conflict": "XinfluencerIdConflict: find the writer.",
-    "log-mismatch": "A snapshot and the log are of different pasts, and the worker refuses to run: restore both from "
-    "one backup; if the broker's folder was emptied on purpose, remove `snapshots` too.",
-    "records-missed": "Retention took records before the sink had copied them: let it run, or keep topics longer.",
-    "release-unreadable": "Somebody wrote into `models` or `model-releases` what is no event: find the writer.",
-    "snapshot-broken": "A snapshot was torn and the one before it used: look at the disk.",
-    "source-gap": "XinfluencerSourceGap: fill it from an export.",
-    "source-refused": "A live source cannot go on without a person: token, plan or cursor; the detail says which.",
-    "step-failed": "XinfluencerStepFailed, or about to become it: read the worker's log.",
-    "vectors-refused": "The vector store is not of this log or this encoder: the detail says what to remove.",
-}
-"""What is raised in the topic `alerts`, by kind."""

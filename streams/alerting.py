@@ -14,11 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from streams import machine_metrics, metrics, places
-from streams.alert_rules import DRIFT_NOW_S, DRIFT_PAST_S, KINDS, RULES, Rule
+from streams.alert_rules import DRIFT_NOW_S, DRIFT_PAST_S, RULES, Rule
 from streams.readings import History, Key, Reading, holds, promql, span
+from streams.runbook import page
 from streams.settings import Settings
 
 log = logging.getLogger("xinfluencer.alerting")
@@ -145,7 +147,8 @@ def run_alerts(settings: Settings) -> None:
     for one in firing:
         where = "".join(f" {name}={value}" for name, value in one.labels)
         print(f"{one.rule.severity.upper()} {one.rule.name}{where}: {one.rule.means}")
-        print(f"  look: {one.rule.look}\n  do:   {one.rule.do}")
+        since = datetime.fromtimestamp(one.since_s, UTC).isoformat(timespec="minutes")
+        print(f"  since {since}\n  look: {one.rule.look}\n  do:   {one.rule.do}")
     if firing:
         sys.exit(1)
     watch = Watch.load(places.run(settings) / FILE)
@@ -154,6 +157,11 @@ def run_alerts(settings: Settings) -> None:
 
 
 # ---- what is rendered -----------------------------------------------------------------------------------------------
+
+
+def annotations(rule: Rule) -> dict[str, str]:
+    """Give what Prometheus hands on with an alert."""
+    return {"summary": rule.means, "description": rule.do, "runbook": f"docs/OPERATING.md#{rule.name.lower()}"}
 
 
 def prometheus() -> str:
@@ -172,37 +180,9 @@ def prometheus() -> str:
             "        labels:",
             f"          severity: {rule.severity}",
             "        annotations:",
-            f"          summary: {json.dumps(rule.means)}",
-            f"          description: {json.dumps(rule.do)}",
-            f"          runbook: {json.dumps(f'docs/OPERATING.md#{rule.name.lower()}')}",
+            *[f"          {name}: {json.dumps(text)}" for name, text in annotations(rule).items()],
         ]
     return "\n".join(lines) + "\n"
-
-
-def page() -> str:
-    """Render docs/OPERATING.md."""
-    parts = [
-        "# Operating",
-        "What to do for each alert. Written by `python -m streams.alerting` from `streams/alert_rules.py`.",
-        "`xinfluencer alerts` says what fires now and ends with 1 if anything does; it needs no Prometheus.",
-        (
-            "With Prometheus: every process writes `run/NAME.prom` in the data folder for a node exporter's textfile\n"
-            "collector (`--collector.textfile.directory`), and `deploy/prometheus/alerts.yml` holds the rules. Do not\n"
-            "scrape the server's `/metrics` beside that, or its figures count twice. `xinfluencer metrics` prints all."
-        ),
-        "`xinfluencer doctor` looks at everything once and is the first thing to run for any alert.",
-    ]
-    for rule in RULES:
-        when = f"for {span(rule.for_s)}" if rule.for_s else "at once"
-        parts += [
-            f"## {rule.name}",
-            f"*{rule.severity}, {when}.* {rule.means}",
-            f"**Look:** {rule.look}",
-            f"**Do:** {rule.do}",
-            f"```promql\n{promql(rule.any_of)}\n```",
-        ]
-    parts += ["## Kinds in the topic `alerts`", "\n".join(f"- `{kind}`: {text}" for kind, text in KINDS.items())]
-    return "\n\n".join(parts) + "\n"
 
 
 def main(root: Path = ROOT) -> None:

@@ -15,6 +15,7 @@ from schemas.events import AnswerGiven
 from schemas.facts import AnswerContent
 from schemas.ids import digest
 from streams import places, tracing
+from streams.access_rules import REFUSED
 from streams.chat import Ask
 from streams.following import BASE, Following
 from streams.kafka import KafkaSettings, cluster_id
@@ -51,6 +52,7 @@ class Answering:
         self.speaker = Speaker(self.metrics, waiting_max)
         self.spans = tracing.from_env("server")
         self.trouble: dict[str, str] = {}
+        self.refused = asyncio.Event()  # the cluster does not let us do our work, and a person must act
         self._reached: tuple[float, bool] = (0.0, False)
 
     @asynccontextmanager
@@ -83,6 +85,10 @@ class Answering:
         while True:
             try:
                 await run(well)
+            except REFUSED as error:
+                log.critical("stopping: %s", error)
+                self.refused.set()
+                return
             except Exception as error:  # noqa: BLE001 - whatever it was, it is said and tried again
                 self.trouble[what] = f"{type(error).__name__}: {error}"[:300]
                 log.error("%s: %s; trying again in %.1f s", what, self.trouble[what], wait_s)
@@ -101,7 +107,9 @@ class Answering:
         finally:
             self.metrics.close(run)
 
-    async def begin(self, ask: Ask, model: str, asked: bytes | None = None) -> tuple[Known, TimedJob]:
+    async def begin(
+        self, ask: Ask, model: str, asked: bytes | None = None, streamed: bool = False
+    ) -> tuple[Known, TimedJob]:
         """Choose the version, hold it, and queue the job that lets go of it when it ends; `asked` is a traceparent."""
         generator = self.shelf.generator
         await self.recorder.admit(ask.owner)
@@ -109,7 +117,9 @@ class Answering:
         await self.following.hold(known)
         label = model if model in self.following.serving or model == BASE else "version"
         answer = event_name(ask, known)
-        telling = Telling(self.metrics, self.spans, label, known, answer, tracing.header(asked, answer), asked)
+        telling = Telling(
+            self.metrics, self.spans, label, known, answer, tracing.header(asked, answer), asked, streamed
+        )
         job = TimedJob(ask, known.adapter, generator, on_end=lambda: self.shelf.release(known), telling=telling)
         try:
             self.speaker.submit(job)

@@ -205,6 +205,8 @@ def run_backup(settings: Settings, target: Path, keep: int | None = None) -> Non
     screen.say(f"  root {manifest.root}; {time.monotonic() - began:.1f} s")
     if not manifest.stopped_cleanly:
         screen.say("  the broker was killed: it will look through the end of its log when it starts")
+    if not (settings.data / "vault" / "keys.sqlite").exists():
+        screen.say("  there is no vault here, so the store holds no keys: nobody's words were sealed yet")
     if keep is not None:
         backups, objects = store.prune(keep)
         screen.say(f"  {backups} older backups and {objects} contents that only they held are removed")

@@ -1,8 +1,9 @@
 """Backup store: one folder for every backup of one deployment: bytes once under their hash, a manifest each, one vault.
 
 `objects/` holds contents, compressed, named by the sha256 of what they are; `backups/` one manifest a backup, written
-last, so that what is listed is whole; `keys/` the newest copy of the vault and no other. A key never changes once it
-is made, so the newest vault opens every older log, and whoever was forgotten since is forgotten in all of them.
+last, so that what is listed is whole; `keys/` the newest copy of the vault and no other. What a vault opens only ever
+gets less, of what it once knew, so the newest vault opens every older log, and what was forgotten since is forgotten in
+all of them.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import msgspec
 
 from schemas import merkle
 from streams.segments import Span
+from streams.vault import Vault
 
 FORMAT = 1
 BLOCK_BYTES = 1 << 20
@@ -153,18 +155,27 @@ class Store:
             raise self._damaged(sha256, "its content is not what its name says")
 
     def put_keys(self, vault: Path) -> int:
-        """Replace the store's vault by a copy of this one; gives how many owners it knows.
+        """Replace the store's vault by a copy of this one; gives how many owners it knows, 0 if there is no vault yet.
 
-        The copy is made row by row (VACUUM INTO), so no page that once held a destroyed key comes along.
+        The copy is made row by row (VACUUM INTO), so no page that once held a destroyed key comes along. Owners stay
+        in a vault for ever, so BackupRefused, and the store's stands, if this one knows fewer: it is not that vault.
         """
         self.keys.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fresh = self.keys.with_suffix(".new")
         fresh.unlink(missing_ok=True)
         os.close(os.open(fresh, os.O_CREAT | os.O_WRONLY, 0o600))
-        with sqlite3.connect(vault, isolation_level=None) as source:
-            source.execute("vacuum into ?", (str(fresh),))
-        source.close()
-        number = owners(fresh)
+        if vault.exists():
+            with sqlite3.connect(vault, isolation_level=None) as source:
+                source.execute("vacuum into ?", (str(fresh),))
+            source.close()
+        else:  # nobody's words are sealed yet; to connect would make one there
+            Vault(fresh).close()
+        number, before = owners(fresh), self._owners()
+        if number < before:
+            raise BackupRefused(
+                f"{vault} knows {number} owners, and {self.keys} {before}: its keys are lost, and a backup would lose "
+                "them here too. Put that file in its place, and back up again"
+            )
         _fsync(fresh)
         digest = sha256_of(fresh)
         # The sum first: if this is cut between the two, it says so instead of passing.
@@ -172,6 +183,9 @@ class Store:
         os.replace(fresh, self.keys)
         _fsync(self.keys.parent)
         return number
+
+    def _owners(self) -> int:
+        return 0 if self.keys_fault() else owners(self.keys)  # what is damaged is replaced, as what is not there
 
     def keys_fault(self) -> str:
         """Say what is wrong with the store's vault; '' if nothing."""

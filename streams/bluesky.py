@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from schemas.envelope import Refused
-from schemas.facts import Event
+from schemas.facts import MS_MAX, Event
 from schemas.posts import (
     AuthorErased,
     AuthorHidden,
@@ -88,6 +88,8 @@ def _events(value: dict[str, Any], names: Names, rights: RightsOf) -> tuple[Even
     if value["kind"] != "commit":
         return ()  # `identity` among them: handles are not ours to keep
     commit = _commit(value)
+    if commit["collection"] == INTENTS and commit["operation"] in _ACT:
+        return _intents(commit, owner, names, _at_ms(value))
     act = _ACT.get(commit["operation"])
     return () if act is None else act(commit, did, owner, names, rights)
 
@@ -100,8 +102,6 @@ def _written(
         return (post_event(commit, did, names, rights),)
     if collection in ACTS:
         return _reaction(commit, did, owner, names, rights)
-    if collection == INTENTS:
-        return _intents(commit, owner, names)
     return ()
 
 
@@ -111,8 +111,6 @@ def _deleted(commit: dict[str, Any], did: str, owner: str, names: Names, rights:
         return (PostDeleted(post=names.post(did, rkey), owner=owner, source=names.source),)
     if collection in ACTS:
         return (ReactionRetracted(act=names.act(did, ACTS[collection], rkey), owner=owner, source=names.source),)
-    if collection == INTENTS and rkey == "self":
-        return (IntentDeclared(owner=owner, source=names.source),)
     return ()
 
 
@@ -142,7 +140,7 @@ def _reaction(commit: dict[str, Any], did: str, owner: str, names: Names, rights
     )  # fmt: skip
 
 
-def _intents(commit: dict[str, Any], owner: str, names: Names) -> tuple[Event, ...]:
+def _intents(commit: dict[str, Any], owner: str, names: Names, at_ms: int | None) -> tuple[Event, ...]:
     """Read a declaration (atproto proposal 0008, a draft).
 
     `syntheticContentGeneration` is the use of an account's data as input to models that make content: `train`. It says
@@ -152,10 +150,12 @@ def _intents(commit: dict[str, Any], owner: str, names: Names) -> tuple[Event, .
     """
     if commit.get("rkey") != "self":
         return ()
+    if commit["operation"] == "delete":
+        return (IntentDeclared(owner=owner, source=names.source, claimed_ms=at_ms),)
     allow = part(part(commit, "record"), "syntheticContentGeneration").get("allow")
     if allow is not None and not isinstance(allow, bool):
         raise Refused("bad-shape", f"syntheticContentGeneration.allow is {type(allow).__name__}")
-    return (IntentDeclared(owner=owner, source=names.source, train=allow),)
+    return (IntentDeclared(owner=owner, source=names.source, train=allow, claimed_ms=at_ms),)
 
 
 def _account(value: Mapping[str, Any], did: str, owner: str, names: Names) -> tuple[Event, ...]:
@@ -167,10 +167,16 @@ def _account(value: Mapping[str, Any], did: str, owner: str, names: Names) -> tu
     if not isinstance(active, bool) or not (status is None or isinstance(status, str)):
         raise Refused("bad-shape", "account.active must be true or false, and account.status a word")
     if active:
-        return (AuthorShown(owner=owner, source=names.source),)
+        return (AuthorShown(owner=owner, source=names.source, claimed_ms=_at_ms(value)),)
     if status == "deleted":
         return (AuthorErased(owner=owner, source=names.source),)
     if status in OF_THE_HOST:
         return ()
     known = status if status in ("takendown", "suspended", "deactivated") else "inactive"
-    return (AuthorHidden(owner=owner, source=names.source, reason=known),)
+    return (AuthorHidden(owner=owner, source=names.source, reason=known, claimed_ms=_at_ms(value)),)
+
+
+def _at_ms(value: Mapping[str, Any]) -> int | None:
+    """Give when the server heard of it, None where that is no time: nothing else is lost for it."""
+    time_us = value.get("time_us")
+    return time_us // 1000 if type(time_us) is int and 0 < time_us <= MS_MAX * 1000 else None

@@ -1,22 +1,25 @@
 """Charts: an answer and how it is to be seen -> a PNG; one measure a panel, with its unit, and nothing more.
 
-Each measure has an axis of its own, since two on one axis cannot both be read. Labels are data: cleaned, cut short,
-never read as mathematics.
+Each measure has an axis of its own, since two on one axis cannot both be read. Labels are data: drawn with letters that
+the fonts have, a long one cut in its middle (ids differ at their ends), never read as mathematics.
 """
 
 import datetime as dt
-import warnings
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streams.analytics import Answer, columns_of
-from streams.show import clean
+from streams.lettering import drawable, families, fitted
 
 INK, SOFT, GRID = "#1f2937", "#6b7280", "#e5e7eb"
 COLOUR, LIGHT = "#2563eb", "#93c5fd"
-LABEL_CHARS_MAX = 28
-WIDTH_IN, ROW_IN, PANEL_IN = 9.0, 0.3, 1.35
+LABEL_CHARS_MAX = 42  # an id of Bluesky's is 40
+PLACE_CHARS_MAX = 16  # under a standing bar
+BESIDE_CHARS_MAX = 30  # label and second label on one line; longer, and the second has a line of its own
+WIDTH_IN, ROW_IN, LINE_IN, PANEL_IN = 9.0, 0.3, 0.16, 1.35
+DOTS_PER_INCH = 180  # 1,620 pixels wide
 
 
 class ChartRefused(Exception):
@@ -41,10 +44,11 @@ class Chart:
     note: str = ""  # spread: a column written at the side
     note_unit: str = ""
     log: bool = False
+    whole: int = 0  # columns: the places there are, from 0, drawn or not (24 hours)
 
 
-def draw(answer: Answer, chart: Chart, path: Path) -> None:
-    """Draw an answer with at least one row into a PNG file. ChartRefused if the file cannot be written."""
+def draw(answer: Answer, chart: Chart, path: Path, about: str = "") -> None:
+    """Draw an answer with at least one row into a PNG file, `about` under its title. ChartRefused: not written."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -54,29 +58,42 @@ def draw(answer: Answer, chart: Chart, path: Path) -> None:
     look = {
         "font.size": 9, "axes.edgecolor": SOFT, "axes.labelcolor": SOFT, "text.color": INK, "xtick.color": SOFT,
         "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-        "text.parse_math": False, "figure.constrained_layout.use": True,
+        "text.parse_math": False, "figure.constrained_layout.use": True, "font.family": list(families()),
+        "figure.dpi": DOTS_PER_INCH,
     }  # fmt: skip
     with plt.rc_context(look):
         kind = {"bars": _bars, "columns": _columns, "days": _days, "spread": _spread}[chart.kind]
         figure = kind(plt, columns, chart)
-        figure.suptitle(chart.title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+        _head(figure, chart.title, about)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # a letter that the font lacks is drawn as a box
-                figure.savefig(path, dpi=120, format="png")
+            figure.savefig(path, format="png")
         except OSError as error:
             raise ChartRefused(f"{path} cannot be written: {error.strerror}") from None
         finally:
             plt.close(figure)
 
 
-def _labels(columns: dict[str, list[Any]], chart: Chart) -> list[str]:
-    texts = [clean(one) for one in columns[chart.label]]
+def _head(figure: Any, title: str, about: str) -> None:
+    """Write the title and what it says at the top, where the panels leave room for them."""
+    lines = textwrap.wrap(drawable(about), 120)
+    high = 0.34 + LINE_IN * len(lines)  # inches
+    inches = figure.get_figheight() + high
+    figure.set_figheight(inches)
+    figure.get_layout_engine().set(rect=(0.004, 0.01, 0.99, 0.99 - high / inches), w_pad=0.1)
+    figure.text(0.008, 1 - 0.08 / inches, drawable(title), va="top", fontsize=12, fontweight="bold")
+    figure.text(0.008, 1 - 0.33 / inches, "\n".join(lines), va="top", fontsize=8.5, color=SOFT)
+
+
+def _labels(columns: dict[str, list[Any]], chart: Chart, chars_max: int = LABEL_CHARS_MAX) -> list[str]:
+    texts = [fitted(one, chars_max) for one in columns[chart.label]]
     if chart.also:
         # A yes or no says its own name, so that "thumb, True" needs no guess.
-        seconds = [chart.also if one is True else "" if one is False else clean(one) for one in columns[chart.also]]
-        texts = [f"{one}, {two}" if two else one for one, two in zip(texts, seconds, strict=True)]
-    return [one if len(one) <= LABEL_CHARS_MAX else one[: LABEL_CHARS_MAX - 1] + "…" for one in texts]
+        seconds = [chart.also if one is True else "" if one is False else fitted(one, chars_max)
+                   for one in columns[chart.also]]  # fmt: skip
+        breaks = max(len(one) + len(two) for one, two in zip(texts, seconds, strict=True)) > BESIDE_CHARS_MAX
+        between = "\n" if breaks else ", "
+        texts = [f"{one}{between}{two}" if two else one for one, two in zip(texts, seconds, strict=True)]
+    return texts
 
 
 def _number(value: float | None) -> str:
@@ -91,9 +108,11 @@ def _unit(chart: Chart, index: int) -> str:
 
 def _bars(plt: Any, columns: dict[str, list[Any]], chart: Chart) -> Any:
     labels, rows = _labels(columns, chart), range(len(columns[chart.label]))
+    row_in = ROW_IN + LINE_IN * any("\n" in one for one in labels)
     figure, panels = plt.subplots(
-        1, len(chart.values), sharey=True, squeeze=False, figsize=(WIDTH_IN, 1.3 + ROW_IN * max(2, len(labels)))
-    )
+        1, len(chart.values), sharey=True, squeeze=False,
+        figsize=(WIDTH_IN, 0.55 + 0.3 * bool(chart.against) + row_in * max(2, len(labels))),
+    )  # fmt: skip
     for index, (axes, name) in enumerate(zip(panels[0], chart.values, strict=True)):
         values = [value or 0 for value in columns[name]]
         axes.barh(rows, values, color=COLOUR, height=0.62)
@@ -115,16 +134,17 @@ def _bars(plt: Any, columns: dict[str, list[Any]], chart: Chart) -> Any:
             axes.axvline(0, color=SOFT, linewidth=0.8)
             axes.spines["left"].set_visible(False)
     panels[0][0].set_yticks(rows, labels)
-    panels[0][0].set_ylim(max(2, len(labels)) - 0.5, -0.5)
+    few = max(0, 2 - len(labels)) / 2  # a bar alone is no thicker than others, and in the middle
+    panels[0][0].set_ylim(len(labels) - 0.5 + few, -0.5 - few)
     return figure
 
 
 def _columns(plt: Any, columns: dict[str, list[Any]], chart: Chart) -> Any:
-    labels, places = _labels(columns, chart), columns[chart.label]
+    labels, places = _labels(columns, chart, PLACE_CHARS_MAX), columns[chart.label]
     # Numbers stand at their places: an hour without a post is a gap.
     at = places if all(isinstance(one, int) for one in places) else list(range(len(places)))
     figure, panels = plt.subplots(
-        len(chart.values), 1, sharex=True, squeeze=False, figsize=(WIDTH_IN, 0.9 + PANEL_IN * len(chart.values))
+        len(chart.values), 1, sharex=True, squeeze=False, figsize=(WIDTH_IN, 0.45 + PANEL_IN * len(chart.values))
     )
     for index, name in enumerate(chart.values):
         axes, values = panels[index][0], [value or 0 for value in columns[name]]
@@ -134,6 +154,8 @@ def _columns(plt: Any, columns: dict[str, list[Any]], chart: Chart) -> Any:
         if min(values) < 0:
             axes.axhline(0, color=SOFT, linewidth=0.8)
             axes.spines["bottom"].set_visible(False)
+    if chart.whole:
+        at, labels = list(range(chart.whole)), [str(place) for place in range(chart.whole)]
     panels[-1][0].set_xticks(at, labels)
     panels[-1][0].set_xlim(min(at) - 0.8, max(at) + 0.8)
     panels[-1][0].set_xlabel(chart.label)
@@ -145,16 +167,19 @@ def _days(plt: Any, columns: dict[str, list[Any]], chart: Chart) -> Any:
 
     days = [dt.date.fromisoformat(str(one)) for one in columns[chart.label]]
     deep = -(-len(chart.values) // 2)
-    figure, panels = plt.subplots(deep, 2, sharex=True, squeeze=False, figsize=(WIDTH_IN, 0.9 + PANEL_IN * deep))
+    figure, panels = plt.subplots(deep, 2, sharex=True, squeeze=False, figsize=(WIDTH_IN, 0.45 + PANEL_IN * deep))
     for index, name in enumerate(chart.values):
         axes = panels[index // 2][index % 2]
         axes.plot(days, columns[name], color=COLOUR, marker="o", markersize=3, linewidth=1.4)
         axes.set_ylim(0, 1.15 * max(1, *columns[name]))
         axes.set_title(_unit(chart, index), loc="left", fontsize=9, color=SOFT)
         _quiet(axes, "y", "")
+        axes.set_xmargin(0.03)
         locator = AutoDateLocator(minticks=1, maxticks=7)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    for axes in panels.flat[len(chart.values) :]:
+        axes.axis("off")
     if len(days) == 1:
         panels[0][0].set_xticks(days, [str(days[0])])
     return figure
@@ -163,7 +188,7 @@ def _days(plt: Any, columns: dict[str, list[Any]], chart: Chart) -> Any:
 def _spread(plt: Any, columns: dict[str, list[Any]], chart: Chart) -> Any:
     low, middle, high = (columns[name] for name in chart.values)
     labels = _labels(columns, chart)
-    figure, axes = plt.subplots(figsize=(WIDTH_IN, 1.3 + ROW_IN * max(3, len(labels))))
+    figure, axes = plt.subplots(figsize=(WIDTH_IN, 0.55 + ROW_IN * max(3, len(labels))))
     for row, value in enumerate(middle):
         if value is not None:
             axes.plot([low[row], high[row]], [row, row], color=LIGHT, linewidth=7, solid_capstyle="butt")

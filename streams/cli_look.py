@@ -45,8 +45,32 @@ def topics(
     from streams.commands import create_topics, print_topics
 
     if create:
+        from streams.schema_registry import register_if_set
+
         create_topics(settings_now())
+        register_if_set(settings_now(), typer.echo)
     print_topics(settings_now())
+
+
+@look.command()
+def trace(
+    version: Annotated[str, typer.Argument(help="The beginning of a version's sha256.")],
+    out: Annotated[Path | None, typer.Option(help="Write the spans here: OTLP/JSON, one a line.")] = None,
+) -> None:
+    """Walk from a version back to the posts it was made of."""
+    from streams.lineage import run_trace
+
+    run_trace(settings_now(), version, out)
+
+
+@look.command()
+def schemas(
+    check: Annotated[bool, typer.Option("--check", help="Only ask whether they could be registered.")] = False,
+) -> None:
+    """Register the topics' shapes with the schema registry (XINFLUENCER_SCHEMA_REGISTRY)."""
+    from streams.schema_registry import run_schemas
+
+    sys.exit(run_schemas(settings_now(), check))
 
 
 @look.command()
@@ -166,7 +190,7 @@ def author(name: Annotated[str, typer.Argument(help="An author's id, such as x:@
 
 @graph.command()
 def export(
-    file: Annotated[Path, typer.Argument(help=".graphml or .json (node-link); .png draws it.")],
+    file: Annotated[Path, typer.Argument(help=".graphml or .json (node-link); .png or .svg draws it.")],
 ) -> None:
     """Write the graph to a file."""
     from streams.graph_view import run_graph_export

@@ -13,6 +13,7 @@ from schemas.learned import ReleaseCommanded
 from schemas.topics import TOPICS
 from streams import topology
 from streams.access import log_access
+from streams.access_rules import require
 from streams.dataset import closed_batches, load
 from streams.kafka import end_offsets, ensure_topics
 from streams.reader import reader
@@ -40,6 +41,7 @@ def run_ticker(settings: Settings) -> None:
     async def run() -> None:
         kafka = settings.kafka()
         await ensure_topics(kafka, specs(settings))
+        await require(settings, kafka, "ticker")
         ticking = asyncio.ensure_future(tick_for_ever(settings, kafka))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, ticking.cancel)
@@ -51,7 +53,7 @@ def run_ticker(settings: Settings) -> None:
 
 def run_ingest(settings: Settings, file: str, source: str | None) -> None:
     """Write a file's posts to the log and say what became of them."""
-    from streams.ingest import ingest
+    from streams.ingest import Known, ingest
     from streams.lines import read_lines
     from streams.policy import Policy
 
@@ -61,9 +63,11 @@ def run_ingest(settings: Settings, file: str, source: str | None) -> None:
     async def run() -> None:
         async with log_access(settings, screen.say, make=True) as kafka:
             await ensure_topics(kafka, specs(settings))
+            await require(settings, kafka, "ingest")
             sender = Sender(settings, kafka)
             policy = Policy.load(settings.policy)
-            with screen.progress("posts taken in") as advance:
+            known = await Known.at(settings, kafka)
+            with contextlib.closing(known), screen.progress("posts taken in") as advance:
                 summary = await ingest(
                     lines,
                     source,
@@ -73,6 +77,7 @@ def run_ingest(settings: Settings, file: str, source: str | None) -> None:
                     policy,
                     _now_ms,
                     lambda now: advance(now.posts, 0),
+                    known,
                 )
             await sender.stop()
             for line in told(summary):
@@ -91,6 +96,7 @@ def told(summary: "Summary") -> list[str]:
         "reactions": summary.reactions,
         "reactions undone": summary.retractions,
         "declared intents": summary.intents,
+        "met before": summary.repeated,
         "accounts hidden or shown": summary.hidden + summary.shown,
         "of no use": summary.of_no_use,
     }
@@ -111,7 +117,7 @@ def told(summary: "Summary") -> list[str]:
         said.append(f"{summary.errors_reported} partial errors that the source itself reported")
     if summary.refused:
         reasons = ", ".join(f"{reason}: {number}" for reason, number in sorted(summary.refused.items()))
-        said.append(f"refused, each with its reason in `dead-letters`: {reasons}")
+        said.append(f"refused, each with its reason in `dead-letters` unless nothing of it may be kept: {reasons}")
     return said
 
 
@@ -244,15 +250,22 @@ def run_replay(settings: Settings, out: Path) -> None:
 
 def run_verify(settings: Settings) -> None:
     """Fold the log again; exit code 1 if it does not hold what it must."""
+    from streams.adopt import begun
+    from streams.object_snapshots import keeper
+
     screen = Screen()
     table = topology.stages(settings.tuning)
 
     async def run() -> None:
         async with log_access(settings, screen.say) as kafka, reader(settings, kafka) as log_reader:
             log = await log_reader.everything(*(topic.name for topic in TOPICS))
-        verdict = verify(log, table, settings.partitions, _vault(settings))
+            kept = keeper(settings.snapshots, settings.data / "snapshots")
+            begins = await begun(settings, kafka, kept, table, _vault(settings))
+        verdict = verify(log, table, settings.partitions, _vault(settings), begins)
         rows = [(name, seen, verdict.absorbed[name]) for name, seen in verdict.visible.items()]
         screen.table(("topic", "visible", "duplicates absorbed"), rows)
+        for name, number in verdict.earlier.items():
+            screen.say(f"  {number} outputs of {name} are of earlier versions: told by their ids, not made again")
         for fault in verdict.faults[:20]:
             screen.say(f"  FAULT {fault}")
         screen.say(f"  {len(verdict.faults)} faults")

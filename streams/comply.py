@@ -30,6 +30,7 @@ from streams.xv2_post import Names
 Kind = Literal["tweets", "users"]
 KINDS: tuple[Kind, ...] = ("tweets", "users")
 SOURCE = "x"
+DELETED = "deleted"
 SENT_MAX = 2_000
 
 
@@ -49,7 +50,8 @@ def wanted(items: Iterable[Item], kind: Kind) -> tuple[dict[str, str], Counter[s
                 raise Refused("unknown-shape", "no answer of a compliance job: it must have id and action delete")
             reason = one.get("reason")
             name = names.post(one, "id") if kind == "tweets" else names.author(one, "id")
-            found[name] = reason if isinstance(reason, str) and reason.isidentifier() else "unsaid"
+            if found.get(name) != DELETED:  # which is for ever, whatever a later line says
+                found[name] = reason if isinstance(reason, str) and reason.isidentifier() else "unsaid"
         except Refused as refused:
             unused[refused.reason] += 1
     return found, unused
@@ -63,7 +65,7 @@ def events_for(post: PostObserved, answers: dict[str, str], kind: Kind) -> list[
     reason = answers.get(post.owner)
     if reason is None:
         return []
-    if reason == "deleted":
+    if reason == DELETED:
         return [AuthorErased(owner=post.owner, source=post.source)]
     return [AuthorHidden(owner=post.owner, source=post.source, reason=reason[:512])]
 

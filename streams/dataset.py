@@ -1,11 +1,16 @@
 """Dataset: closed batches -> rows of words, by going back to the records that they name.
 
 The log holds ids and hashes; the words are unsealed here, held against their hashes, and never written back. A pair
-whose words are gone (deleted, erased) is withheld and counted; the batch's root still verifies, because its leaves
-never held words.
+whose words were taken back (deleted, erased, hidden, declared no) is withheld and counted by reason; the batch's root
+still verifies, because its leaves never held words.
+
+The rows are a function of the batches and of the log up to a cut, the ends of `preferences` and `tweets`. A deletion
+that comes after the batch and before the cut counts; one that comes after the cut counts for the next version. Keys
+have a life of their own, a little behind the log: words that are gone though nothing before the cut says why make a
+new cut, which then says it. At an older cut, what was forgotten since is withheld too, as `words-gone`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agents.batching import pair_leaf
@@ -18,9 +23,12 @@ from schemas.facts import AnswerContent, PostContent, Side, Where
 from schemas.ids import text_hash
 from schemas.learned import BatchClosed, PairFormed, PairWithdrawn
 from schemas.posts import PostObserved
+from schemas.topics import PREFERENCES, TWEETS
 from streams.reader import Reader
+from streams.withheld import Withheld
 
 HELD_BACK_ONE_IN = 5
+Cut = Mapping[tuple[str, int], int]  # (topic, partition) -> the offset after the last record that counts
 
 
 class BatchBroken(Exception):
@@ -34,6 +42,7 @@ class Dataset:
     rows: list[Row] = field(default_factory=list)
     withheld: dict[str, int] = field(default_factory=dict)  # reason -> pairs
     pairs: dict[str, PairFormed] = field(default_factory=dict)
+    cut: Cut = field(default_factory=dict)
 
     def split(self) -> tuple[list[Row], list[Row]]:
         """Divide into (to train on, held back) by the pair's id, so a pair is on the same side in every version."""
@@ -56,14 +65,40 @@ async def closed_batches(reader: Reader, stop: int | None = None) -> list[tuple[
     return sorted(found.values(), key=lambda one: one[0])
 
 
-async def load(reader: Reader, batches: Sequence[BatchClosed], keys: seal.Keys) -> Dataset:
-    """Rebuild the rows of closed batches. BatchBroken if a root, a leaf or a word's hash does not agree."""
-    dataset = Dataset()
+async def load(
+    reader: Reader, batches: Sequence[BatchClosed], keys: seal.Keys, withheld: Withheld | None = None
+) -> Dataset:
+    """Rebuild the rows of closed batches from the log as it is now; `cut` says how far that was.
+
+    `withheld` is what was read of `tweets` so far; it is read on. BatchBroken if a root, a leaf or a word's hash does
+    not agree.
+    """
+    withheld = withheld or Withheld()
+    unsaid = 0
+    while True:
+        cut = await reader.ends(PREFERENCES.name, TWEETS.name)
+        dataset = await load_at(reader, batches, keys, cut, withheld)
+        gone = dataset.withheld.get("words-gone", 0)
+        if gone == unsaid:
+            return dataset
+        unsaid = gone
+        refresh = getattr(keys, "refresh", None)
+        if refresh is not None:
+            refresh()
+
+
+async def load_at(
+    reader: Reader, batches: Sequence[BatchClosed], keys: seal.Keys, cut: Cut, withheld: Withheld
+) -> Dataset:
+    """Rebuild the rows of closed batches as they were at a cut; `withheld` was read to no later place."""
+    dataset = Dataset(cut=cut)
     withdrawn: set[str] = set()
     if not batches:
         return dataset
+    await withheld.read(reader, cut)
     wanted = {ref.offset: ref for batch in batches for ref in batch.pairs}
-    async for raw in reader.records("preferences", 0, min(batch.first_offset for batch in batches)):
+    first = min(batch.first_offset for batch in batches)
+    async for raw in reader.records(PREFERENCES.name, 0, first, cut[PREFERENCES.name, 0]):
         record = envelope.decode("preferences", 0, raw.offset, raw.timestamp, raw.headers, raw.value)
         if isinstance(record.event, PairWithdrawn):
             withdrawn.add(record.event.pair)
@@ -74,13 +109,12 @@ async def load(reader: Reader, batches: Sequence[BatchClosed], keys: seal.Keys) 
     used = [pair for name, pair in sorted(dataset.pairs.items()) if name not in withdrawn]
     _count(dataset, "withdrawn", len(dataset.pairs) - len(used))
     places = [where for pair in used for where in (pair.prompt_where, pair.chosen.where, pair.rejected.where)]
-    words = _Words(await reader.at(places), keys)
+    words = _Words(await reader.at(places), keys, withheld)
     for pair in used:
-        row = words.row(pair)
-        if row is None:
-            _count(dataset, "words-gone", 1)
-        else:
-            dataset.rows.append(row)
+        try:
+            dataset.rows.append(words.row(pair))
+        except TakenBack as why:
+            _count(dataset, str(why), 1)
     return dataset
 
 
@@ -100,30 +134,39 @@ def _check(batch: BatchClosed, pairs: dict[str, PairFormed]) -> None:
             raise BatchBroken(f"batch {batch.batch}: pair {ref.pair} is not the one that was closed")
 
 
+class TakenBack(Exception):
+    """Words may not be used, or are there no more; the message is the reason that is counted."""
+
+
 class _Words:
     """The records that hold the words of some pairs, unsealed one at a time."""
 
-    def __init__(self, records: dict[tuple[str, int, int], object], keys: seal.Keys) -> None:
+    def __init__(self, records: dict[tuple[str, int, int], object], keys: seal.Keys, withheld: Withheld) -> None:
         self._records = records
         self._keys = keys
+        self._withheld = withheld
 
-    def row(self, pair: PairFormed) -> Row | None:
+    def row(self, pair: PairFormed) -> Row:
+        for where in (pair.prompt_where, pair.chosen.where, pair.rejected.where):
+            if reason := self._withheld.reason(where, self._record(where).event):
+                raise TakenBack(reason)  # before any of the words is looked for: the reason does not hang on keys
         prompt = self._prompt(pair.prompt, pair.prompt_where, pair.prompt_hash)
         chosen, rejected = self._side(pair.chosen), self._side(pair.rejected)
-        if prompt is None or chosen is None or rejected is None:
-            return None
         return Row(id=pair.pair, prompt=prompt, chosen=chosen, rejected=rejected, weight=pair.weight)
 
-    def _content(self, where: Where) -> tuple[object, object]:
+    def _record(self, where: Where) -> envelope.Record:
         raw = self._records[where.topic, where.partition, where.offset]
-        record = envelope.decode(where.topic, where.partition, where.offset, 0, raw.headers, raw.value)  # type: ignore[attr-defined]
+        return envelope.decode(where.topic, where.partition, where.offset, 0, raw.headers, raw.value)  # type: ignore[attr-defined]
+
+    def _content(self, where: Where) -> tuple[object, object]:
+        record = self._record(where)
         try:
             event = seal.unseal(record.event, record.id, self._keys)
         except Refused:
-            return record.event, None  # altered, or sealed under another key: nothing that can be trained on
+            raise TakenBack("words-gone") from None  # altered, or sealed under another key: nothing to train on
         return event, event.content  # type: ignore[attr-defined]
 
-    def _prompt(self, name: str, where: Where, expected: str) -> list[dict[str, str]] | None:
+    def _prompt(self, name: str, where: Where, expected: str) -> list[dict[str, str]]:
         event, content = self._content(where)
         if isinstance(content, PostContent) and isinstance(event, PostObserved):
             if name not in (event.post, event.named):  # replies to an edited post name the revision that they saw
@@ -133,9 +176,9 @@ class _Words:
         if isinstance(content, AnswerContent):
             _hold(text_hash(name, prompt_text(content.messages)), expected, where)
             return [{"role": turn.role, "content": turn.content} for turn in content.messages]
-        return None
+        raise TakenBack("words-gone")
 
-    def _side(self, side: Side) -> str | None:
+    def _side(self, side: Side) -> str:
         event, content = self._content(side.where)
         item = side.subject.partition("/")[2]
         if isinstance(content, PostContent):
@@ -143,7 +186,7 @@ class _Words:
         elif isinstance(content, AnswerContent) and isinstance(event, AnswerGiven):
             text = content.texts[event.items.index(item)]
         else:
-            return None
+            raise TakenBack("words-gone")
         _hold(text_hash(item, text), side.text_hash, side.where)
         return text
 

@@ -12,6 +12,7 @@ import psutil  # type: ignore[import-untyped]
 from schemas.topics import BY_NAME, partitions
 from streams import cursors, places, snapshots
 from streams.doctor_check import Check, Context, Verdict, duration, listed, read, worst
+from streams.object_snapshots import keeper
 from streams.supervisor import SILENT_S_MAX
 from streams.topology import stages
 from streams.trouble import ATTEMPTS_MAX
@@ -75,10 +76,10 @@ def check_snapshots(context: Context) -> Check:
     applied = {place: at for told in workers for place, (at, *_) in told.get("partitions", {}).items()}
     verdicts: list[Verdict] = []
     said, oldest, number = [], 0.0, 0
-    for place in sorted(path for path in (context.settings.data / "snapshots").glob("*-*") if path.is_dir()):
-        whole = [_snapshot(place / name) for name in ("snapshot", "snapshot.previous") if (place / name).exists()]
-        if not whole:
-            continue
+    for place in keeper(context.settings.snapshots, context.settings.data / "snapshots").kept():
+        if "@" in place.name:
+            continue  # what a step's version began with: it is as old as that, and the worker does not go by it
+        whole = [_snapshot(data) for data in place.files]
         number += 1
         if whole[0] is None:
             verdicts.append("look" if any(whole) else "wrong")
@@ -86,7 +87,7 @@ def check_snapshots(context: Context) -> Check:
         if (found := next((one for one in whole if one), None)) is None:
             continue
         bound, stage = found[0], known.get(found[0].stage)
-        age = context.now_ms() - max(path.stat().st_mtime for path in place.glob("snapshot*")) * 1000
+        age = context.now_ms() - place.written_ms
         oldest = max(oldest, age)
         if stage is None:
             continue  # of a stage that is no more; it hurts nobody
@@ -111,9 +112,9 @@ def check_snapshots(context: Context) -> Check:
     return Check("snapshots", "ok", seen)
 
 
-def _snapshot(path: Path) -> tuple[snapshots.Bound, int] | None:
+def _snapshot(data: bytes) -> tuple[snapshots.Bound, int] | None:
     """Read what a snapshot belongs to and where it stands; None if it is torn."""
-    data, head = path.read_bytes(), len(snapshots.MAGIC) + 32
+    head = len(snapshots.MAGIC) + 32
     magic, digest = data[: len(snapshots.MAGIC)], data[len(snapshots.MAGIC) : head]
     if magic != snapshots.MAGIC or hashlib.sha256(data[head:]).digest() != digest:
         return None

@@ -31,6 +31,7 @@ from schemas.facts import Where
 from schemas.ids import digest
 from schemas.topics import TWEETS
 from streams import crash, places
+from streams.access_rules import REFUSED, require
 from streams.embed_plan import Plan, plan
 from streams.fold import fingerprint
 from streams.kafka import KafkaSettings, cluster_id, ensure_topics, topic_ids
@@ -81,6 +82,7 @@ class Embedder:
     async def run(self) -> None:
         """Open the store, find the place in the log, follow. StoreRefused: a person must act."""
         await ensure_topics(self.kafka, specs(self.settings))
+        await require(self.settings, self.kafka, "embedder")
         self.ledger = Ledger(folder(self.settings))
         self.encoder = await asyncio.to_thread(_load, self.settings)
         self.store = await asyncio.to_thread(
@@ -273,6 +275,7 @@ class Embedder:
             "rows": self.rows,
             "unindexed": self.unindexed,
             "receipts_owed": self.ledger.waiting(),
+            "owed_since_s": self.ledger.owed_since(),
             "tidied_ms": self.tidied_ms,
             "tidying_s": round(self.cost_s, 3),
             "rss_bytes": rss_bytes(),
@@ -339,10 +342,11 @@ async def _run(settings: Settings, upkeep_s: float) -> int:
     if error is None:
         return 0
     refused = isinstance(error, StoreRefused) or type(error).__name__ == "EncoderRefused"
-    log.critical("stopping: %s", error if refused else repr(error))
+    forbidden = isinstance(error, REFUSED)  # and then `alerts` may be what we may not write
+    log.critical("stopping: %s", error if refused or forbidden else repr(error))
     if refused:
         await embedder.alert("vectors-refused", str(error))
-    return EXIT_REFUSED if refused else EXIT_AGAIN
+    return EXIT_REFUSED if refused or forbidden else EXIT_AGAIN
 
 
 def run_embedder(settings: Settings, upkeep_s: float = UPKEEP_S) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -66,6 +67,17 @@ class Sent(NamedTuple):
     event: Event
 
 
+class Way(NamedTuple):
+    """What is the same of every event of one kind that leaves one stage."""
+
+    topic: str
+    width: int  # partitions of the topic
+    key_of: Callable[[Event], str | None]
+    source: tuple[str, bytes]  # the headers ce_source and ce_type
+    kind: tuple[str, bytes]
+    worded: bool
+
+
 Caused = tuple[int, str, bytes | None, Event]
 """An output before it has a name: offset, name and traceparent of the record that caused it, and what is said."""
 
@@ -83,6 +95,7 @@ class Memory(msgspec.Struct):
 
 
 _PACK = msgspec.msgpack.Encoder()
+_SENT: Callable[[tuple[Any, ...]], Sent] = partial(tuple.__new__, Sent)  # a third of the time of Sent(...)
 
 
 def memory_type(stage: Stage) -> Any:
@@ -118,6 +131,7 @@ class Fold:
         self.keys = keys
         self.memory = Memory(stage.state())
         self.set_aside: dict[int, str] = {}  # offset -> why: records that a step failed on, as their letters say
+        self._ways: dict[type[Event], Way] = {}
 
     def take_with_care(self, raws: Sequence[Raw]) -> list[Sent]:
         """Apply records among which a step failed before: halved until the one that fails is alone, and a dead letter.
@@ -215,38 +229,59 @@ class Fold:
         return [letter, AlertRaised(kind="id-conflict", stage=self.stage.name, detail=refused.detail)]
 
     def _send(self, caused: list[Caused], times: dict[int, int]) -> list[Sent]:
+        """Name, seal and render what was said. What outputs of one cause, or of one kind, share is made once."""
         sent: list[Sent] = []
         ordinal, cause = 0, -1
-        stage = self.stage
-        source = f"/stages/{stage.name}"
+        stage, ways, body = self.stage, self._ways, envelope.body
         where = f"{stage.name}/{stage.reads.name}/{self.partition}"
         before = after = b""
         for offset, name, given, event in caused:
             ordinal = ordinal + 1 if offset == cause else 0
             if not ordinal:
-                cause = offset
+                cause, time_ms = offset, times[offset]
+                time_header = envelope.time_header(time_ms)
                 before, after = tracing.trace(given, name, not stage.reads.outside)
-            topic = HOME[type(event)]
-            if topic not in stage.writes:
-                raise StepFailed(f"{stage.name} wrote {type(event).__name__}, but {topic.name} is not in its row")
+            way = ways.get(type(event)) or self._way(type(event))
             event_id = output_id(stage.name, stage.version, name, ordinal)
-            traceparent = before + event_id[:16].encode() + after
-            key = topic.key_of(event)
-            partition = partition_of(key, partitions(topic, self.width)) if key is not None else 0
-            origin = f"{where}/{offset}/{ordinal}"
-            time_ms = times[offset]
+            raw_id = event_id.encode()
+            key = way.key_of(event)
             sent.append(
-                Sent(
-                    topic.name,
-                    partition,
-                    key.encode() if key is not None else None,
-                    envelope.body(seal.seal(event, event_id, self.keys)),
-                    envelope.headers(event, event_id, source, time_ms, origin, traceparent),
-                    time_ms,
-                    event,
+                _SENT(
+                    (
+                        way.topic,
+                        partition_of(key, way.width) if key is not None else 0,
+                        key.encode() if key is not None else None,
+                        body(seal.seal(event, event_id, self.keys) if way.worded else event),
+                        [
+                            envelope.SPEC,
+                            ("ce_id", raw_id),
+                            way.source,
+                            way.kind,
+                            time_header,
+                            envelope.JSON,
+                            ("ce_origin", f"{where}/{offset}/{ordinal}".encode()),
+                            ("ce_traceparent", before + raw_id[:16] + after),
+                        ],
+                        time_ms,
+                        event,
+                    )
                 )
             )
         return sent
+
+    def _way(self, kind: type[Event]) -> Way:
+        topic, stage = HOME[kind], self.stage
+        if topic not in stage.writes:
+            raise StepFailed(f"{stage.name} wrote {kind.__name__}, but {topic.name} is not in its row")
+        way = self._ways[kind] = Way(
+            topic.name,
+            partitions(topic, self.width),
+            topic.key_of,
+            ("ce_source", f"/stages/{stage.name}".encode()),
+            envelope.type_header(kind),
+            kind in seal.CONTENT,
+        )
+        return way
 
 
 def fingerprint(raw: Raw) -> str:

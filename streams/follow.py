@@ -9,6 +9,7 @@ connected again from the cursor. A broker that is away ends the process with EXI
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import signal
 import sys
@@ -23,6 +24,7 @@ from schemas.seal import Keys
 from schemas.topics import TWEETS
 from streams import crash, places
 from streams.access import log_access
+from streams.access_rules import REFUSED, require
 from streams.backoff import Backoff
 from streams.crash import CrashPoint
 from streams.cursors import CursorRefused, Cursors
@@ -32,6 +34,7 @@ from streams.ingest import Intake, Known, Sends, Summary
 from streams.kafka import KafkaSettings, KafkaSettingsRefused, cluster_id, ensure_topics, topic_ids
 from streams.lines import Line
 from streams.live import Arrival, Gap, Source, SourceBroken, SourceRefused
+from streams.parking import Parking
 from streams.policy import Policy, PolicyRefused
 from streams.pulse import Pulse
 from streams.records import outside
@@ -53,13 +56,13 @@ class Pump:
     def __init__(
         self, source: Source, settings: Settings, sender: Sends, keys: Keys, policy: Policy,
         clock_ms: Callable[[], int], stop: asyncio.Event, tell: Callable[[str], None],
-        cursors: Cursors, backoff: Backoff, known: Known | None, crash_point: CrashPoint,
+        cursors: Cursors, backoff: Backoff, known: Known | None, crash_point: CrashPoint, pulse: Pulse | None = None,
     ) -> None:  # fmt: skip
         self.source, self.settings, self.sender, self.keys = source, settings, sender, keys
         self.clock_ms, self.stop, self.tell, self.cursors, self.backoff = clock_ms, stop, tell, cursors, backoff
         self.crash_point = crash_point
         self.intake = Intake(source.name, settings, keys, policy, known)
-        self.pulse = Pulse(source.stream, places.run(settings))
+        self.pulse = pulse or Pulse(source.stream, places.run(settings))
         self.window = Window()
         self.wake = asyncio.Event()
         self.inbox = Inbox(self.wake)
@@ -123,7 +126,7 @@ class Pump:
             try:
                 async with aclosing(self.source.connect(self.received)) as arrivals:  # type: ignore[type-var]
                     async for one in arrivals:
-                        self.pulse.connected = True
+                        self.pulse.connected, self.pulse.parked = True, False
                         self.pulse.heard_s = time.monotonic()
                         if isinstance(one, Arrival):
                             self.received = one.cursor or self.received
@@ -171,6 +174,7 @@ class Pump:
         except TimeoutError:
             raise TimeoutError(f"the log did not acknowledge a batch within {SEND_S_MAX:.0f} s") from None
         self.crash_point("after-send")
+        await asyncio.to_thread(self.intake.acknowledged, records)
         self.pulse.taken += len(lines)
         self.pulse.waiting = len(self.inbox)
         self.pulse.refused = dict(self.intake.summary().refused)
@@ -218,6 +222,7 @@ async def follow(
     source: Source, settings: Settings, sender: Sends, keys: Keys, policy: Policy, clock_ms: Callable[[], int],
     stop: asyncio.Event, tell: Callable[[str], None], from_now: bool = False, *, cursors: Cursors,
     backoff: Backoff | None = None, known: Known | None = None, crash_point: CrashPoint = crash.nowhere,
+    pulse: Pulse | None = None,
 ) -> Summary:  # fmt: skip
     """Take in a live source until `stop` is set; gives what was taken in.
 
@@ -226,7 +231,9 @@ async def follow(
     """
     with cursors.claim(source.stream):
         backoff = backoff or Backoff(random.Random())
-        pump = Pump(source, settings, sender, keys, policy, clock_ms, stop, tell, cursors, backoff, known, crash_point)
+        pump = Pump(
+            source, settings, sender, keys, policy, clock_ms, stop, tell, cursors, backoff, known, crash_point, pulse
+        )
         return await pump.run(from_now)
 
 
@@ -257,8 +264,9 @@ def sources(name: str, settings: Settings) -> list[Source]:
 def run_follow(settings: Settings, names: Sequence[str], from_now: bool = False) -> None:
     """Follow several sources until SIGTERM or SIGINT. Exits with EXIT_REFUSED when every one of them is refused.
 
-    A source that is refused stays away and is told of, in the log and in `alerts`; the others go on. Whatever else
-    goes wrong ends the process with EXIT_AGAIN: the supervisor starts it again, and it goes on from its cursors.
+    A stream that is refused is parked (streams/parking.py) and told of, in the log and in `alerts`; the others go on,
+    and so does the process if it is supervised. Whatever else goes wrong ends it with EXIT_AGAIN: the supervisor starts
+    it again, and it goes on from its cursors.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     for noisy in ("aiokafka", "httpx", "httpcore", "websockets"):
@@ -287,12 +295,12 @@ async def _follow_all(settings: Settings, names: Sequence[str], from_now: bool) 
         policy = Policy.load(settings.policy)
         async with log_access(settings, log.info, make=True) as kafka:
             refused += await _follow_in(kafka, settings, policy, found, refused, stop, from_now)
-    except (PolicyRefused, KafkaSettingsRefused) as error:
+    except (PolicyRefused, KafkaSettingsRefused, *REFUSED) as error:
         log.critical("%s", error)
         return EXIT_REFUSED
     except Exception as error:  # noqa: BLE001 - fail-stop is the whole of our error handling
         stop_process(f"{type(error).__name__}: {error}", EXIT_AGAIN)
-    if stop.is_set() or not refused:
+    if stop.is_set():
         return 0
     log.critical("nothing is left to follow: %s", "; ".join(refused))  # the supervisor shows this line
     return EXIT_REFUSED
@@ -304,37 +312,40 @@ async def _follow_in(
 ) -> list[str]:  # fmt: skip
     """Follow all until each has ended; gives what was refused meanwhile. `before`: what was refused already."""
     await ensure_topics(kafka, specs(settings))
+    await require(settings, kafka, "follow")
     tweets = settings.physical(TWEETS.name)
     bound = f"{await cluster_id(kafka)}/{tweets}/{(await topic_ids(kafka, [tweets]))[tweets]}"
     sender, vault = Sender(settings, kafka), Vault(settings.data / "vault" / "keys.sqlite")
-    cursors, known, point = Cursors(settings.data / "ingest", bound), Known.of(settings), crash.from_env()
+    cursors, known, point = Cursors(settings.data / "ingest", bound), await Known.at(settings, kafka), crash.from_env()
+
+    async def refuse(text: str) -> None:
+        record = alert("source-refused", text, _now_ms(), settings, vault)
+        await asyncio.wait_for(sender.send([record]), SEND_S_MAX)
+
+    parking = Parking("XINFLUENCER_SUPERVISED" in os.environ, stop, refuse, _now_ms)
+
+    async def keep(source: Source) -> None:
+        pulse = Pulse(source.stream, places.run(settings))
+        skips = iter((from_now,))  # once: what it is tried again with is the cursor that it then has
+        summary = await parking.keep(
+            pulse,
+            lambda: follow(
+                source, settings, sender, vault, policy, _now_ms, stop, log.info, next(skips, False),
+                cursors=cursors, known=known, crash_point=point, pulse=pulse,
+            ),
+        )  # fmt: skip
+        if summary is not None:
+            log.info("%s: stopped after %s messages, %s posts", source.stream, summary.lines, summary.posts)
+
     for text in before:
-        await _refused(text, settings, sender, vault)
-    refused: list[str] = []
-    running = {
-        asyncio.create_task(
-            follow(
-                source, settings, sender, vault, policy, _now_ms, stop, log.info, from_now,
-                cursors=cursors, known=known, crash_point=point,
-            )
-        ): source.stream
-        for source in found
-    }  # fmt: skip
+        log.error("%s", text)
+        await refuse(text)
     leaving = asyncio.create_task(_leave(stop))
-    pending = set(running)
-    while pending:
-        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            try:
-                summary = task.result()
-            except SourceRefused as error:
-                refused.append(f"{running[task]} is refused: {error}")
-                await _refused(refused[-1], settings, sender, vault)
-            else:
-                log.info("%s: stopped after %s messages, %s posts", running[task], summary.lines, summary.posts)
+    parking.going.update(source.stream for source in found)
+    await asyncio.gather(*map(keep, found))
     leaving.cancel()
     await sender.stop()
-    return refused
+    return [*parking.refused.values()]
 
 
 async def _leave(stop: asyncio.Event) -> None:
@@ -342,12 +353,6 @@ async def _leave(stop: asyncio.Event) -> None:
     await stop.wait()
     await asyncio.sleep(STOP_S_MAX)
     stop_process("what was in hand is not acknowledged yet; the cursors stand before it", EXIT_AGAIN)
-
-
-async def _refused(text: str, settings: Settings, sender: Sender, keys: Keys) -> None:
-    log.error("%s", text)
-    record = alert("source-refused", text, _now_ms(), settings, keys)
-    await asyncio.wait_for(sender.send([record]), SEND_S_MAX)
 
 
 def _now_ms() -> int:

@@ -19,6 +19,7 @@ from schemas import envelope
 from schemas.envelope import Record, Refused
 from schemas.learned import ModelReleased, ModelRetracted, ReleasePointed
 from schemas.topics import MODEL_RELEASES, MODELS
+from streams.access_rules import require
 from streams.kafka import KafkaSettings, ensure_topics
 from streams.metrics import Metrics
 from streams.problems import Problem
@@ -87,6 +88,7 @@ class Following:
     async def run(self, well: Callable[[], None]) -> None:
         """Follow until cancelled, saying `well` once all is read. Raises KafkaError if there is no log at the start."""
         await ensure_topics(self._kafka, specs(self._settings))
+        await require(self._settings, self._kafka, "server")
         places = {
             TopicPartition(self._settings.physical(topic.name), 0): topic.name for topic in (MODELS, MODEL_RELEASES)
         }

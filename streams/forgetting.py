@@ -14,7 +14,7 @@ from typing import Any
 from schemas.events import AnswerGiven, CopyErased, SubjectNoted
 from schemas.facts import Event, Where
 from schemas.ids import digest
-from schemas.posts import AuthorErased, PostDeleted, PostEdited, PostObserved
+from schemas.posts import AuthorErased, AuthorHidden, IntentDeclared, PostDeleted, PostEdited, PostObserved
 from streams import tables as t
 from streams.warehouse import Warehouse
 
@@ -25,6 +25,7 @@ ERASE_MAX = 10_000  # requests at once
 ERASE_EVERY_S = 5.0
 ERASE_COST_SHARE = 0.1  # rewriting parts may take a tenth of the time: large databases are erased from less often
 ASKED, COUNTED, DONE = 0, 1, 2
+_NOWHERE = Where(topic="", partition=0, offset=0)
 TWO_NAMES = frozenset({"subject", "other", "chosen_subject", "rejected_subject"})  # prompt/item
 
 
@@ -40,6 +41,9 @@ def parts_of(value: str) -> Iterator[str]:
             yield stem + tilde
 
 
+WHYS = ERASED, HIDDEN, NO_INDEX = "erased", "hidden", "no-index"  # why an author is withheld; the first for good
+
+
 @dataclass
 class Request:
     """Something to forget: its place in the log, whose post or (None) which author, how many rows held it (None: not
@@ -48,7 +52,22 @@ class Request:
     where: Where
     owner: str
     post: str | None
+    why: str = ERASED
     rows: int | None = None
+    asked_ms: int = 0  # when it first came
+
+    @classmethod
+    def of(cls, where: Where, kind: type[Event], event: Any) -> "Request | None":
+        """Read what an event (or what has its fields) asks for, if anything.
+
+        A source that hides an author, or an author who declares that nothing of them may be indexed, takes back what
+        is stored; a no to training does not.
+        """
+        if kind is PostDeleted:
+            return cls(where, event.owner, event.post)
+        if kind is AuthorErased or kind is AuthorHidden:
+            return cls(where, event.owner, None, ERASED if kind is AuthorErased else HIDDEN)
+        return cls(where, event.owner, None, NO_INDEX) if kind is IntentDeclared and event.index is False else None
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -75,7 +94,7 @@ class Forgetting:
     asked: dict[tuple[str, int, int], Request] = field(default_factory=dict)
     erased: list[Request] = field(default_factory=list)  # rows are gone, bytes may not be
     dropped: int = 0  # rows that came too late
-    _kept: dict[tuple[str, int, int], int | None] = field(default_factory=dict)
+    _kept: dict[tuple[str, int, int], tuple[int | None, int]] = field(default_factory=dict)  # rows, when
     _names: dict[str, None] = field(default_factory=dict)
     _cache: dict[str, bool] = field(default_factory=dict)
     _old_parts: frozenset[tuple[str, str]] = frozenset()
@@ -86,18 +105,18 @@ class Forgetting:
         newest = "SELECT name FROM sink_forgotten ORDER BY at_ms DESC LIMIT {n:UInt32}"
         self._names = dict.fromkeys(name for (name,) in reversed(self.warehouse.rows(newest, n=NAMES_MAX)))
         self._kept = {
-            (topic, part, offset): rows if state == COUNTED else None
-            for topic, part, offset, state, rows in self.warehouse.rows(
-                "SELECT topic, partition, offset, state, rows FROM sink_erasure WHERE state < 2"
+            (topic, part, offset): (rows if state == COUNTED else None, at_ms)
+            for topic, part, offset, state, rows, at_ms in self.warehouse.rows(
+                "SELECT topic, partition, offset, state, rows, at_ms FROM sink_erasure WHERE state < 2"
             )
         }
         return [Where(topic=topic, partition=part, offset=offset) for topic, part, offset in self._kept]
 
     def resume(self, where: Where, event: Event) -> None:
         """Take up a request that an earlier life did not finish."""
-        assert isinstance(event, PostDeleted | AuthorErased)
-        request = Request(where, event.owner, event.post if isinstance(event, PostDeleted) else None)
-        request.rows = self._kept.get(request.key)
+        request = Request.of(where, type(event), event)
+        assert request is not None
+        request.rows, request.asked_ms = self._kept.get(request.key, (None, _now_ms()))
         self.asked[request.key] = request
 
     # ---- what comes in ----------------------------------------------------------------------------------------------
@@ -106,13 +125,44 @@ class Forgetting:
         """Keep requests (again is nothing), and from now on let nothing in that is about them."""
         new = [one for one in requests if one.key not in self.asked]
         if new:
+            for one in new:
+                if one.post is None:
+                    known = digest(one.owner) in self._names  # without a reason: from before there were any
+                    erased = known and not any(self.withholds(one.owner, why) for why in WHYS)
+                    self._keep([digest(why, one.owner) for why in (one.why, *([ERASED] if erased else []))])
             self._remember(name for one in new for name in one.names)
-            rows = [(*one.key, ASKED, 0, _now_ms()) for one in new]
-            self.warehouse.keep("sink_erasure", rows)
+            for one in new:
+                one.asked_ms = _now_ms()
+            self.warehouse.keep("sink_erasure", [(*one.key, ASKED, 0, one.asked_ms) for one in new])
             self.asked.update((one.key, one) for one in new)
 
+    def withholds(self, owner: str, why: str) -> bool:
+        """Say whether an author is withheld for this reason."""
+        return digest(why, owner) in self._names
+
+    def lift(self, owner: str, why: str, now_s: float) -> None:
+        """Let an author in again who was hidden, or said no; what was taken back stays away, and an erased one too."""
+        if not self.withholds(owner, why):
+            return
+        if any(one.owner == owner for one in self.asked.values()):
+            self.erase(now_s, due=True)  # or it would take also what comes from now on
+        lifted = [digest(why, owner)]
+        if not any(self.withholds(owner, one) for one in WHYS if one != why):
+            lifted += map(digest, Request(_NOWHERE, owner, None).names)
+        self.warehouse.client.command(
+            "ALTER TABLE sink_forgotten DELETE WHERE name IN {names:Array(String)}",
+            parameters={"names": lifted},
+            settings={"mutations_sync": 2},
+        )
+        for name in lifted:
+            self._names.pop(name, None)
+        self._cache.clear()
+
     def _remember(self, names: Iterable[str]) -> None:
-        new = [one for one in dict.fromkeys(map(digest, names)) if one not in self._names]
+        self._keep(list(map(digest, names)))
+
+    def _keep(self, names: list[str]) -> None:
+        new = [one for one in dict.fromkeys(names) if one not in self._names]
         if new:
             self.warehouse.keep("sink_forgotten", [(one, _now_ms()) for one in new])
             self._names.update(dict.fromkeys(new))
@@ -155,9 +205,9 @@ class Forgetting:
 
     # ---- what is there ----------------------------------------------------------------------------------------------
 
-    def erase(self, now_s: float) -> bool:
-        """Count and delete the rows of everything asked for, if it is time; say whether it did."""
-        if not self.asked or self.erased or now_s < self._due_s:
+    def erase(self, now_s: float, due: bool = False) -> bool:
+        """Count and delete the rows of everything asked for, if it is time (or `due`); say whether it did."""
+        if not self.asked or not (due or (not self.erased and now_s >= self._due_s)):
             return False
         began_s = time.monotonic()
         requests = list(self.asked.values())[:ERASE_MAX]
@@ -168,7 +218,7 @@ class Forgetting:
         fresh = [one for one in requests if one.rows is None]
         for one in fresh:
             one.rows = counts.get(one.key, 0)
-        self.warehouse.keep("sink_erasure", [(*one.key, COUNTED, one.rows, _now_ms()) for one in fresh])
+        self.warehouse.keep("sink_erasure", [(*one.key, COUNTED, one.rows, one.asked_ms) for one in fresh])
         self.crash_point("after-count")
         for table in t.TABLES.values():
             changes = ([f"DELETE WHERE {_whose(table)}"] if table in whose else []) + (
@@ -181,7 +231,7 @@ class Forgetting:
         self.warehouse.client.command("TRUNCATE TABLE sink_erasing")
         # Whatever part is old now may hold the bytes, also one that a process before this left behind.
         self._old_parts = self._inactive()
-        self.erased = requests
+        self.erased = [*self.erased, *requests]
         for one in requests:
             del self.asked[one.key]
         self._due_s = now_s + max(ERASE_EVERY_S, (time.monotonic() - began_s) / ERASE_COST_SHARE)
@@ -195,6 +245,10 @@ class Forgetting:
         """Note that the receipts are in the log."""
         self.warehouse.keep("sink_erasure", [(*one.key, DONE, one.rows, _now_ms()) for one in self.erased])
         self.erased = []
+
+    def owed_since(self) -> float | None:
+        """Give when the oldest request without a receipt first came, Unix seconds; None if there is none."""
+        return min((one.asked_ms / 1000 for one in (*self.asked.values(), *self.erased)), default=None)
 
     def _inactive(self) -> frozenset[tuple[str, str]]:
         sql = (  # the sink's own tables hold hashes and places, no names

@@ -29,7 +29,7 @@ def detect(value: Any) -> Format | None:
         return None
     if "did" in value and ("time_us" in value or value.get("kind") in JETSTREAM_KINDS):
         return "jetstream"
-    if ("event" in value and ("payload" in value or "stream" in value)) or _is_status(value):
+    if mastodon.is_mastodon(value):
         return "mastodon"
     if xv1.is_v1(value):
         return "x1"
@@ -51,10 +51,6 @@ def read(value: Any, source: str | None, rights_of_source: Callable[[str], Right
     if name != SOURCES[form] and (name in SOURCES.values() or (name == "simulator" and form != "x2")):
         return _refused("wrong-source", f"this is {form}, which is {SOURCES[form]}'s and not {name}'s", value)
     return READERS[form](value, name, rights_of_source(name))
-
-
-def _is_status(value: dict[str, Any]) -> bool:
-    return "account" in value and ("uri" in value or "content" in value or "reblog" in value)
 
 
 def _refused(reason: str, detail: str, value: Any) -> Reading:

@@ -6,7 +6,6 @@ the last measure. Ids are data: on a screen and in a picture without control cha
 
 import asyncio
 import json
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,20 +21,18 @@ from agents.graph import PLACES, State, compact
 from streams.access import log_access
 from streams.fold import Fold
 from streams.kafka import KafkaSettings, cluster_id, topic_ids
+from streams.object_snapshots import keeper
 from streams.reader import reader
 from streams.settings import Settings
 from streams.show import Screen, clean
-from streams.snapshots import Bound, SnapshotFolder, SnapshotRefused
+from streams.snapshots import Bound, SnapshotRefused
 from streams.topology import stages
 from streams.vault import Vault
 
 CHUNK = 2_000
 STRONGEST = 10  # edges and acts shown of one author
-DRAWN_MAX = 80  # authors in a picture, and edges an author: more is a ball of wool
-DRAWN_EDGES_MAX = 2
-LABELS_MAX = 25
-LABEL_CHARS_MAX = 24
-SUFFIXES = (".graphml", ".json", ".png")
+PICTURES = (".png", ".svg")
+SUFFIXES = (".graphml", ".json", *PICTURES)
 
 
 @dataclass
@@ -61,7 +58,7 @@ async def read_state(
         log = f"{await cluster_id(kafka)}/{physical}/{(await topic_ids(kafka, [physical]))[physical]}"
         bound = Bound(stage.name, stage.version, 0, log, settings.partitions)
         try:
-            memory, _ = SnapshotFolder(settings.data / "snapshots").load(fold, bound)
+            memory, _ = keeper(settings.snapshots, settings.data / "snapshots").load(fold, bound)
         except SnapshotRefused as refused:
             tell(f"reading the log from its start: {refused}")
             memory = None
@@ -103,7 +100,7 @@ def _view(settings: Settings, screen: Screen) -> View:
         screen.say(f"  {days:.0f} days. For an archive set XINFLUENCER_GRAPH_HALF_LIFE_MS before its log is made.")
     else:
         communities = len(np.unique(found.places["community"][placed]))
-        screen.say(f"  at {_time(found.measured_ms)}: {placed.sum()} authors, {communities} communities")
+        screen.say(f"  at {told(found.measured_ms)}: {placed.sum()} authors, {communities} communities")
     return found
 
 
@@ -159,7 +156,7 @@ def acts_of(found: View, author: int) -> list[tuple[str, str, str, str]]:
     newest = mine[np.argsort(-mine["at_ms"], kind="stable")][:STRONGEST]
     return [
         (
-            _time(int(act["at_ms"])),
+            told(int(act["at_ms"])),
             KINDS[act["kind"]],
             found.names[act["actor"]],
             found.names[act["target"]] if act["target"] != NONE else "(not known)",
@@ -174,7 +171,12 @@ def run_graph_export(settings: Settings, file: Path) -> None:
         raise ValueError(f"{file}: give a file that ends in {', '.join(SUFFIXES)}")
     screen = Screen()
     found = _view(settings, screen)
-    graph = draw(found, file) if file.suffix == ".png" else export(found, file)
+    if file.suffix in PICTURES:
+        from streams.graph_picture import draw
+
+        graph = draw(found, file)
+    else:
+        graph = export(found, file)
     screen.say(f"  {graph.number_of_nodes()} authors and {graph.number_of_edges()} edges are in {file}")
 
 
@@ -207,81 +209,6 @@ def to_networkx(found: View, authors: list[int]) -> Any:
     return graph
 
 
-def draw(found: View, file: Path) -> Any:
-    """Draw the DRAWN_MAX most influential as PNG: size is influence, colour the community, names of the first few."""
-    import matplotlib as mpl
-    import networkx as nx
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    drawn = ranked(found)[:DRAWN_MAX]
-    graph = to_networkx(found, drawn)
-    strong = nx.DiGraph()
-    strong.add_nodes_from(drawn)
-    for author in drawn:
-        out = sorted(graph.out_edges(author, data="weight"), key=lambda one: (-one[2], one[1]))
-        strong.add_weighted_edges_from(out[:DRAWN_EDGES_MAX])
-    place = _arranged({author: graph.nodes[author]["community"] for author in drawn})
-    figure, axes = plt.subplots(figsize=(12, 9))
-    colours = plt.get_cmap("tab20").colors
-    most = max((graph.nodes[a]["influence"] for a in drawn), default=1.0) or 1.0
-    sizes = [40 + 500 * graph.nodes[a]["influence"] / most for a in drawn]
-    shown = [colours[graph.nodes[a]["community"] % len(colours)] for a in drawn]
-    nx.draw_networkx_edges(
-        strong,
-        place,
-        ax=axes,
-        nodelist=drawn,
-        node_size=sizes,
-        edge_color="#94a3b8",
-        width=0.8,
-        arrowsize=8,
-        alpha=0.6,
-        connectionstyle="arc3,rad=0.12",
-    )
-    nx.draw_networkx_nodes(
-        graph, place, nodelist=drawn, ax=axes, node_size=sizes, node_color=shown, edgecolors="white", linewidths=0.8
-    )
-    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-    for author, size in zip(drawn[:LABELS_MAX], sizes, strict=False):
-        text = graph.nodes[author]["label"]
-        text = text if len(text) <= LABEL_CHARS_MAX else text[: LABEL_CHARS_MAX - 1] + "…"
-        axes.annotate(
-            text, place[author], xytext=(0, -(size**0.5) / 2 - 3), textcoords="offset points", fontsize=8,
-            ha="center", va="top", zorder=5, bbox=box, parse_math=False,
-        )  # fmt: skip
-    axes.set_title(
-        f"The {len(drawn)} most influential authors at {_time(found.measured_ms)}, each with their strongest "
-        f"{DRAWN_EDGES_MAX} edges\nsize: influence, colour: community",
-        fontsize=11,
-    )
-    axes.axis("off")
-    figure.savefig(file, dpi=110, bbox_inches="tight", format="png")
-    plt.close(figure)
-    return graph
-
-
-def _arranged(communities: dict[int, int]) -> dict[int, tuple[float, float]]:
-    """Place authors (the most influential first) so that none lies on another: a sunflower a community, in a ring."""
-    members: dict[int, list[int]] = {}
-    for author, community in communities.items():
-        members.setdefault(community, []).append(author)
-    radius = [len(some) ** 0.5 + 0.8 for some in members.values()]
-    ring = sum(radius) / math.pi * 1.1 if len(radius) > 1 else 0.0
-    place, angle = {}, 0.0
-    for some, own in zip(members.values(), radius, strict=True):
-        angle += math.pi * own / sum(radius)
-        for turn, author in enumerate(some):
-            away, around = 1.1 * (turn + 0.3) ** 0.5, turn * math.pi * (3 - 5**0.5)
-            place[author] = (
-                1.35 * (ring * math.cos(angle) + away * math.cos(around)),  # names are wider than high
-                ring * math.sin(angle) + away * math.sin(around),
-            )
-        angle += math.pi * own / sum(radius)
-    return place
-
-
 def _place(found: View, author: int) -> tuple[str, float, float, int]:
     if author >= len(found.places) or np.isnan(found.places["percentile"][author]):
         return found.names[author], 0.0, 0.0, -1
@@ -294,7 +221,8 @@ def _kinds(kinds: Any) -> str:
     return ", ".join(f"{kind} {number}" for kind, number in counted.most_common())
 
 
-def _time(at_ms: int | None) -> str:
+def told(at_ms: int | None) -> str:
+    """Write a time as a person reads it."""
     if at_ms is None or not 0 <= at_ms <= 253_402_300_799_999:
         return "no time"
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

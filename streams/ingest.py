@@ -1,8 +1,9 @@
 """Ingest: lines or values of a source -> records in `tweets`, and a dead letter for everything that cannot be one.
 
 The one edge where outside words come in: here they get their rights (streams/policy.py), their names (by what they
-say, so taking a file in twice changes nothing) and their seal. What is accepted can be read back: a record that a
-reader would refuse is refused here. Every post has one fate, and the summary counts it.
+say) and their seal. Taking a file in twice changes nothing as long as its ids are remembered: here, where the log is
+known (streams/written.py: 25 million records at least), else in the steps (100,000 ids a partition). What is accepted
+can be read back: a record that a reader would refuse is refused here. Every post has one fate, and the summary counts.
 """
 
 import asyncio
@@ -13,13 +14,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 from schemas import envelope
 from schemas.envelope import Refused
 from schemas.events import RecordRefused
-from schemas.facts import MS_MAX, Event, RefusedContent
+from schemas.facts import Event, RefusedContent
 from schemas.ids import digest
 from schemas.posts import (
     AuthorErased,
@@ -34,21 +36,26 @@ from schemas.posts import (
     ReactionRetracted,
 )
 from schemas.seal import Keys
+from schemas.topics import TWEETS
 from streams.firsts import Firsts, firsts_file
 from streams.fold import HEAD_BYTES_MAX, Sent
-from streams.formats import read, source_of
-from streams.intents import Intents, intents_file
+from streams.formats import SOURCES, read, source_of
+from streams.intents import Declared, Intents, intents_file
+from streams.kafka import KafkaSettings
 from streams.lines import Damage, IngestRefused, Item, Line, Value, parse
 from streams.policy import PURPOSES, UNKNOWN, Policy
 from streams.reading import RightsOf, Said
 from streams.records import content_id, outside
 from streams.settings import Settings
+from streams.written import Written, log_of, written_file
 from streams.xv2_post import canonical
 
 CHUNK_RECORDS_MAX = 2_000
 CHUNK_BYTES_MAX = 8 << 20  # with records near 1 MB, what is in memory and unacknowledged at once
 READ_BACK_BYTES_MIN = 500_000  # sealed words have a limit of their own, which only larger records can exceed
 SOURCE = re.compile(r"[a-z][a-z0-9-]{0,39}")
+UNLETTERED = frozenset(("rights-index", "not-public", "owner-erased", "deleted"))
+"""Refusals of what may not be kept: counted by reason, and no letter, for that would keep a hash of it for ever."""
 
 
 class Sends(Protocol):
@@ -59,20 +66,30 @@ class Sends(Protocol):
 
 
 class Known(NamedTuple):
-    """What a deployment remembers where words come in: what authors declared, and whom posts were first seen of."""
+    """What a deployment remembers where words come in: what authors declared, whom posts were first seen of, and, where
+    the log is known, what of it was written."""
 
     intents: Intents
     firsts: Firsts
+    written: Written | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> "Known":
         """Open the deployment's files, beside its vault."""
         return cls(Intents(intents_file(settings.data)), Firsts(firsts_file(settings.data)))
 
+    @classmethod
+    async def at(cls, settings: Settings, kafka: KafkaSettings) -> "Known":
+        """Open them together with what was written to this log, whose topics are made."""
+        written = Written(written_file(settings.data), await log_of(settings, kafka))
+        return cls.of(settings)._replace(written=written)
+
     def close(self) -> None:
         """Close the files."""
         self.intents.close()
         self.firsts.close()
+        if self.written is not None:
+            self.written.close()
 
 
 COUNTED: dict[type[Event], str] = {
@@ -99,7 +116,7 @@ class Summary:
     bytes: int = 0
     posts_in: int = 0
     posts: int = 0
-    repeated: int = 0  # met twice in one page
+    repeated: int = 0  # met twice in one page, or in the log already
     engagements: int = 0
     deletions: int = 0
     reactions: int = 0
@@ -147,6 +164,7 @@ async def ingest(
             chunk, more = await asyncio.to_thread(_chunk, records)
             if chunk:
                 await sender.send(chunk)
+                await asyncio.to_thread(intake.acknowledged, chunk)
             if progress is not None:
                 progress(intake.summary())
         return intake.summary()
@@ -211,6 +229,14 @@ class Intake:
         self.begin(time_ms)
         return [one for one in self.records(items) if one is not None]
 
+    def acknowledged(self, records: Iterable[Sent]) -> None:
+        """Remember that the log holds these; call it when all are acknowledged, and not before."""
+        if self.known.written is not None:
+            self.known.written.note(_name(one) for one in records if one.topic == TWEETS.name)
+
+    def _is_new(self, record: Sent) -> bool:
+        return self.known.written is None or not self.known.written.knows(_name(record))
+
     def summary(self) -> Summary:
         """Count what was taken so far."""
         return Summary(
@@ -237,19 +263,28 @@ class Intake:
                 try:
                     value = parse(item.data)
                 except Refused as fault:
-                    yield self._letter_of(fault, item.place, item.data)
+                    yield from self._letter_of(fault, item.place, item.data)
                     continue
             else:
                 self.counts["bytes"] += item.size
                 value = item.value
+            self.counts["of_no_use"] += value == []
             for one in value if isinstance(value, list) else (value,):
                 yield from self._value(one, item.place)
 
-    def _rights_of(self, source: str) -> RightsOf:
-        return lambda owner: self.policy.rights(source, self.known.intents.declared(owner))
+    def _rights_of(self, source: str, native: str | None) -> RightsOf:
+        """Ask what authors declared; of a source that the operator names also under their names where it came from."""
+        declared = self.known.intents.declared
+        if native is None:
+            return lambda owner: self.policy.rights(source, declared(owner))
+        return lambda owner: self.policy.rights(
+            source, _joined(declared(owner), declared(f"{native}:{owner.partition(':')[2]}"))
+        )
 
     def _value(self, value: Any, place: str) -> Iterator[Sent]:
-        reading = read(value, self.source, self._rights_of)
+        named = self.source is not None and self.source not in (*SOURCES.values(), "simulator")
+        native = source_of(value) if named else None
+        reading = read(value, self.source, partial(self._rights_of, native=native))
         for name in ("posts_in", "repeated", "of_no_use"):
             self.counts[name] += getattr(reading, name)
         self.counts["errors_reported"] += reading.errors
@@ -262,15 +297,18 @@ class Intake:
                 records = self._sealed(said)
             except Refused as fault:
                 self.counts["refused_posts"] += isinstance(said.events[0], PostObserved)
-                yield self._letter_of(fault, place, _bytes_of(said.raw), value)
+                yield from self._letter_of(fault, place, _bytes_of(said.raw), value)
                 continue
             for one in records:
-                self.counts[COUNTED[type(one.event)]] += 1
-            yield from records
+                if self._is_new(one):
+                    self.counts[COUNTED[type(one.event)]] += 1
+                    yield one
+                elif isinstance(one.event, PostObserved):
+                    self.counts["repeated"] += 1
         for refusal in reading.refusals:
             self.counts["refused_posts"] += refusal.what == "post"
             reason = Refused(refusal.reason, f"{refusal.what}: {refusal.detail}")
-            yield self._letter_of(reason, place, _bytes_of(refusal.raw), value)
+            yield from self._letter_of(reason, place, _bytes_of(refusal.raw), value)
 
     def _sealed(self, said: Said) -> list[Sent]:
         """Make the records of one object, or refuse them all; an erased author's posts never come in again."""
@@ -293,7 +331,7 @@ class Intake:
                     raise Refused("too-large", f"no reader would take it: {fault.detail}") from None
         for event in said.events:
             if isinstance(event, IntentDeclared):
-                self.known.intents.note(event, _said_ms(said.raw))
+                self.known.intents.note(event, event.claimed_ms or 0)
         if isinstance(first, PostObserved):
             self.by_source[first.source] += 1
             self.by_policy[first.rights.policy] += 1
@@ -313,10 +351,11 @@ class Intake:
         source: str = getattr(event, "source")  # noqa: B009 - every event of a source names it
         return outside(event, f"/sources/{source}", self.time_ms, self.width, self.keys, name)
 
-    def _letter_of(self, fault: Refused, place: str, data: bytes, value: Any = None) -> Sent:
-        # Of an erased author, or of whom nothing may be stored, not even the first bytes are kept.
-        head = b"" if fault.reason in ("owner-erased", "rights-index") else data[:HEAD_BYTES_MAX]
-        return self._letter(fault, place, len(data), hashlib.sha256(data).hexdigest(), head, value)
+    def _letter_of(self, fault: Refused, place: str, data: bytes, value: Any = None) -> Iterator[Sent]:
+        if fault.reason in UNLETTERED:
+            self.refused[fault.reason] += 1
+            return
+        yield self._letter(fault, place, len(data), hashlib.sha256(data).hexdigest(), data[:HEAD_BYTES_MAX], value)
 
     def _letter(self, fault: Refused, place: str, size: int, sha256: str, head: bytes, value: Any = None) -> Sent:
         self.refused[fault.reason] += 1
@@ -336,10 +375,17 @@ class Intake:
         return outside(letter, f"/sources/{source}", self.time_ms, self.width, self.keys)
 
 
-def _said_ms(raw: Any) -> int:
-    """Give when a declaration was made, as far as its message says (Jetstream's `time_us`); 0 if it does not."""
-    time_us = raw.get("time_us") if isinstance(raw, dict) else None
-    return min(time_us // 1000, MS_MAX) if type(time_us) is int and time_us > 0 else 0
+def _joined(*said: Declared) -> Declared:
+    """Join what one author declared under several names: a no wins over a yes, and a yes over silence."""
+
+    def of(values: list[bool | None]) -> bool | None:
+        return False if False in values else True if True in values else None
+
+    return Declared(of([one.train for one in said]), of([one.index for one in said]))
+
+
+def _name(record: Sent) -> str:
+    return next(value for name, value in record.headers if name == "ce_id").decode()
 
 
 def _bytes_of(raw: Any) -> bytes:

@@ -61,12 +61,12 @@ class Intents:
             return self._db.execute(NOTE, (said.owner, said.train, said.index, at_ms)).rowcount > 0
 
     def rebuild(self, records: Iterable[Record]) -> int:
-        """Forget all and read `tweets` again, in the log's order; gives how many declarations it held."""
+        """Forget all and read `tweets` again, as when they came in; gives how many declarations it held."""
         said = [record.event for record in records if isinstance(record.event, IntentDeclared)]
         with self._lock:
             self._db.execute("begin immediate")
             self._db.execute("delete from declared")
-            self._db.executemany(NOTE, [(one.owner, one.train, one.index, 0) for one in said])
+            self._db.executemany(NOTE, [(one.owner, one.train, one.index, one.claimed_ms or 0) for one in said])
             self._db.execute("commit")
         return len(said)
 

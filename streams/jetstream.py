@@ -53,6 +53,7 @@ class Jetstream:
         idle_s: float = IDLE_S, silent_s_max: float = SILENT_S_MAX, message_bytes_max: int = MESSAGE_BYTES_MAX,
     ) -> None:  # fmt: skip
         self._url = settings.bluesky_url
+        self._accept = settings.accept_gaps
         self._sparse = "wantedDids=" in settings.bluesky_url or "wantedCollections=" in settings.bluesky_url
         self._clock_ms = clock_ms
         self._idle_s, self._silent_s_max, self._bytes_max = idle_s, silent_s_max, message_bytes_max
@@ -125,6 +126,8 @@ class Jetstream:
         """Ask for what streams/bluesky.py reads, unless the address asks for something itself."""
         try:
             parts = urlsplit(self._url)
+            (parts.hostname or "").encode("idna")
+            parts.port  # noqa: B018 - reading it checks it
             given = parse_qsl(parts.query, keep_blank_values=True)
         except ValueError:
             raise SourceRefused("XINFLUENCER_BLUESKY_URL is no address.") from None
@@ -158,12 +161,14 @@ class Jetstream:
         old = self._clock_ms() * 1000 - start_us > HELD_US
         if first_us <= start_us + HOLE_US_MIN or (self._sparse and not old):
             return None
-        if old and not self._sparse:
+        if old and not self._sparse and not self._accept:
             raise CursorTooOld(
                 f"Jetstream no longer holds what follows {_utc(start_us)}: its oldest message is of {_utc(first_us)}. "
-                "Start with --from-now, knowing that what lies between is missing."
+                "What lies between is missing: start once with XINFLUENCER_ACCEPT_GAPS=true to go on from there, or "
+                "with --from-now."
             )
-        return Gap(start_us // 1000, first_us // 1000, "Jetstream has nothing between: it was down, or forgets sooner")
+        why = "Jetstream no longer holds it" if old else "Jetstream has nothing between: it was down, or forgets sooner"
+        return Gap(start_us // 1000, first_us // 1000, why)
 
     def _stepped_over(self, newest_us: int) -> Gap:
         """Go on behind a message too large for us: 1 s further, and twice as far while that does not help."""

@@ -1,8 +1,9 @@
 """Lines: a file or a pipe -> JSON values one by one, with bounded memory, and what was damaged in between.
 
 JSON Lines is the normal case: a bad line costs that line. A file that is one JSON array, one pretty-printed object, or
-several of them after each other is read value by value. Gzip is recognised by its first bytes. None in between means
-that a pipe is silent for the moment: send what you have.
+several of them after each other is read value by value; where a bad beginning is followed by a value a line, it is read
+as lines after all. Gzip is recognised by its first bytes. None in between means that a pipe is silent for the moment:
+send what you have.
 """
 
 import codecs
@@ -26,6 +27,8 @@ LINE_BYTES_MAX = 16 << 20  # a search page of 500 posts with every field is abou
 BLOCK_BYTES = 1 << 16
 INT_DIGITS_MAX = 400  # more than any float; Python's own limit of 4,300 raises
 IDLE_S = 0.5
+SURE_CHARS = 16  # an error so far before the end of what is here is none of a value that goes on
+LINES_LOOKED_AT = 100  # of a file that may be JSON Lines with a bad first line
 HEAD_BYTES_MAX = 256
 BOM = codecs.BOM_UTF8
 
@@ -225,6 +228,7 @@ def _documents(blocks: Iterator[Block], name: str) -> Iterator[Item]:
     """Give the values of arrays and of objects that follow each other; after a bad one nothing can be trusted."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     text, at, number, inside = "", 0, 1, False
+    before: str | None = ""  # what stood before the first value, for whoever must begin again
     broke: Refused | None = None
     more, wanted = True, 0
     while True:
@@ -232,12 +236,15 @@ def _documents(blocks: Iterator[Block], name: str) -> Iterator[Item]:
             block = next(blocks, b"")
             if block is None:
                 yield None
-            elif isinstance(block, Refused) or not block:
-                broke, more = block or None, False
-                text = text[at:] + decoder.decode(b"", True)
-                at = 0
             else:
-                text, at = text[at:] + decoder.decode(block), 0
+                if before is not None:
+                    before = before + text[:at] if len(before) + at <= LINE_BYTES_MAX else None
+                text, at = text[at:], 0
+                if isinstance(block, Refused) or not block:
+                    broke, more = block or None, False
+                    text += decoder.decode(b"", True)
+                else:
+                    text += decoder.decode(block)
         gap = _BETWEEN.match(text, at)
         end = gap.end() if gap else at
         number += text.count("\n", at, end)
@@ -253,23 +260,53 @@ def _documents(blocks: Iterator[Block], name: str) -> Iterator[Item]:
             continue
         try:
             value, end = _TOLERANT.raw_decode(text, at)
-        except RecursionError:
-            yield _stop(f"{name}:{number}", Refused("too-deep", "the rest of the file is not read"), text, at)
-            return
-        except ValueError as error:
-            if more and len(text) - at <= LINE_BYTES_MAX:
+        except (RecursionError, ValueError) as error:
+            deep = isinstance(error, RecursionError)
+            sure = deep or not more or _sure(error, len(text))
+            lines = _are_lines(all_of_it := before + text) if sure and before is not None else False
+            if lines:
+                begun = all_of_it.encode("utf-8", "surrogateescape") + decoder.getstate()[0]
+                yield from _lines(_chain(begun, iter([broke]) if broke else blocks), name)
+                return
+            if more and len(text) - at <= LINE_BYTES_MAX and (not sure or lines is None):
                 wanted = 2 * (len(text) - at)  # doubling, so that a long value is tried again only a few times
                 continue
-            bad = Refused("bad-json", f"{getattr(error, 'msg', error)}; the rest of the file is not read")
-            large = Refused("too-large", f"no value within {LINE_BYTES_MAX} characters; the rest is not read")
-            yield _stop(f"{name}:{number}", large if more else broke or bad, text, at)
+            if deep:
+                refused = Refused("too-deep", "the rest of the file is not read")
+            elif not sure:
+                refused = Refused("too-large", f"no value within {LINE_BYTES_MAX} characters; the rest is not read")
+            else:
+                refused = broke or Refused(
+                    "bad-json", f"{getattr(error, 'msg', error)}; the rest of the file is not read"
+                )
+            yield _stop(f"{name}:{number}", refused, text, at)
             return
         if end == len(text) and more and not isinstance(value, dict | list):
             wanted = end - at  # a number may go on in the next block
             continue
+        before = None
         yield Value(f"{name}:{number}", value, len(text[at:end].encode("utf-8", "surrogateescape")))
         number += text.count("\n", at, end)
         at = end
+
+
+def _sure(error: Exception, size: int) -> bool:
+    """Say whether a value is wrong whatever follows, and not only cut by the end of what is here."""
+    return getattr(error, "pos", size) + SURE_CHARS < size and not str(error).startswith("Unterminated")
+
+
+def _are_lines(text: str) -> bool | None:
+    """Say whether half of the lines after a bad first one are an object each; None where there are few yet."""
+    following = [one for one in text.split("\n", LINES_LOOKED_AT + 2)[1:-1] if one.strip()][:LINES_LOOKED_AT]
+    objects = 0
+    for one in following:
+        try:
+            objects += isinstance(msgspec.json.decode(one.encode("utf-8", "surrogateescape")), dict)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+    if 2 * objects >= len(following) > 0:
+        return True
+    return False if len(following) == LINES_LOOKED_AT else None
 
 
 def _stop(place: str, refused: Refused, text: str, at: int) -> Damage:

@@ -1,7 +1,8 @@
 """Machine metrics: what no process counts of itself: disks, restarts, and what others' status files say in numbers.
 
-The supervisor writes run/machine.prom; where none runs, `xinfluencer metrics` looks by itself. A status of a process
-that is no more says nothing about now, so it is left out.
+The supervisor writes run/machine.prom; where none runs, `xinfluencer metrics` looks by itself, and a cron job may write
+it for Prometheus (`python -m streams.machine_metrics`). A status of a process
+that is no more says nothing about now, so it is left out; but what it owed when it ended, it owes.
 """
 
 import shutil
@@ -28,6 +29,10 @@ GAUGES = {
         ("tidying_s", "xinfluencer_vectors_tidying_seconds", "Time that the last upkeep of the store took."),
     ),
     "sink": (("rows_per_s", "xinfluencer_sink_rate_rows_per_second", "Rows a second, lately."),),
+    "trainer": (
+        ("step", "xinfluencer_training_step_number", "Step that the present training is at, 0 when there is none."),
+        ("steps", "xinfluencer_training_last_step_number", "Last step of the present training."),
+    ),
 }
 COUNTERS = {
     "embedder": (
@@ -40,6 +45,8 @@ COUNTERS = {
     ),
 }
 OWED = {"embedder": "receipts_owed", "sink": "to_erase"}
+FRESH_S = 30.0  # a status so young is of a process that lives, though in another container its number means nothing
+QUIET = ("trainer",)  # says nothing for half an hour when it evaluates, so its silence means nothing
 
 
 class Machine:
@@ -61,8 +68,6 @@ class Machine:
 
     def collect(self) -> Iterator[Metric]:
         """Give the figures."""
-        if self.written_s is not None:
-            yield written("supervisor", self.written_s)
         free = GaugeMetricFamily("xinfluencer_disk_free_bytes", "Free where a folder lies.", labels=["folder"])
         size = GaugeMetricFamily("xinfluencer_disk_size_bytes", "Size of the disk of a folder.", labels=["folder"])
         for name, folder in (("data", self.settings.data), ("cache", self.settings.cache)):
@@ -82,8 +87,21 @@ class Machine:
 
     def _statuses(self) -> Iterator[Metric]:
         run = places.run(self.settings)
-        told = {name: read(run / f"{name}.status.json") for name in ("embedder", "sink")}
-        told = {name: one for name, one in told.items() if one and self.lives(one.get("pid"))}
+        left = {name: one for name in GAUGES if (one := read(run / f"{name}.status.json"))}
+        now_s = time.time()
+        told = {
+            name: one
+            for name, one in left.items()
+            if self.lives(one.get("pid")) or now_s - one.get("time", 0) < FRESH_S
+        }
+        since = GaugeMetricFamily(
+            "xinfluencer_erasure_owed_since_timestamp_seconds",
+            "When the oldest request to forget came that has no receipt yet, Unix time; absent if none.",
+            labels=["process"],
+        )
+        for name, status in left.items():
+            if status.get("owed_since_s"):
+                since.add_metric([name], status["owed_since_s"])
         owed = GaugeMetricFamily(
             "xinfluencer_erasures_owed", "Requests to forget without a receipt from a store yet.", labels=["process"]
         )
@@ -95,22 +113,29 @@ class Machine:
         )
         found: list[Metric] = []
         seen: dict[str, list[Metric]] = {}
+        if self.written_s is not None:
+            family = written("supervisor", self.written_s)
+            seen[family.name] = [family]
         for name, status in told.items():
-            for family in positions(name, status.get("partitions", {})):
+            said = () if name in QUIET else (written(name, status.get("time", 0)),)
+            for family in (*said, *positions(name, status.get("partitions", {}))):
                 seen.setdefault(family.name, []).append(family)
             found += [GaugeMetricFamily(called, about, value=status.get(key, 0)) for key, called, about in GAUGES[name]]
             found += [
-                CounterMetricFamily(called, about, value=status.get(key, 0)) for key, called, about in COUNTERS[name]
+                CounterMetricFamily(called, about, value=status.get(key, 0))
+                for key, called, about in COUNTERS.get(name, ())
             ]
-            owed.add_metric([name], status.get(OWED[name], 0))
-            memory.add_metric([name], status.get("rss_bytes", 0))
+            if name in OWED:
+                owed.add_metric([name], status.get(OWED[name], 0))
+            if "rss_bytes" in status:
+                memory.add_metric([name], status["rss_bytes"])
             for reason, number in status.get("skipped", {}).items():
                 skipped.add_metric([name, reason], number)
         for families in seen.values():
             for more in families[1:]:
                 families[0].samples.extend(more.samples)
             found.append(families[0])
-        yield from (*found, owed, skipped, memory)
+        yield from (*found, owed, since, skipped, memory)
 
 
 def write(settings: Settings, restarts: Mapping[str, int]) -> None:
@@ -120,3 +145,7 @@ def write(settings: Settings, restarts: Mapping[str, int]) -> None:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Machine(settings, restarts, time.time()))
     write_to_textfile(str(run / FILE), registry)
+
+
+if __name__ == "__main__":
+    write(Settings.from_env(), {})

@@ -6,31 +6,52 @@ by these numbers alone. So ids name the server that was listened to: `mastodon:H
 
     {"host": "mastodon.social", "event": "update", "payload": STATUS}
 
+A notification (as `GET /api/v1/notifications` gives them, or a `notification` message) that somebody favourited or
+boosted a status is a reaction, and the status in it is a post. Whom a follower follows it does not say: refused. A
+boost that is also heard as a status is two acts, for a notification does not name it.
+
 A bare status does not say who told it. If it is at home where it was read (no "@" in `account.acct`), that server is in
 its `uri`, and it gets the same ids as there. Otherwise its numbers belong to a server that nobody named: it is refused,
 for its replies would be hung on strangers' posts. One post heard through two servers is two posts.
 """
 
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 from pydantic import ValidationError
 
 from schemas.envelope import Refused
-from schemas.posts import PostDeleted
-from streams.mastodon_post import Names, post_events, with_leave
+from schemas.posts import PostDeleted, ReactionObserved
+from streams.mastodon_post import PUBLIC, Names, post_events, with_leave
 from streams.reading import Reading, Refusal, RightsOf, Said, What
+from streams.rfc3339 import time_ms
 from streams.xv2_post import misfit, part
 
 STATUSES = frozenset(("update", "status.update"))
 STATUS = frozenset(("content", "visibility", "spoiler_text", "reblog", "in_reply_to_id", "reblogs_count"))
 """An object with one of these fields means to be a status."""
 OTHERS = (
-    frozenset(("acct",)),  # an account
-    frozenset(("type", "account")),  # a notification
-    frozenset(("accounts", "last_status")),  # a conversation
+    frozenset(("acct", "username")),  # an account: nothing was said by it
+    frozenset(("accounts", "last_status")),  # a conversation: nobody else's
 )
+REACTIONS: dict[str, Literal["like", "repost"]] = {"favourite": "like", "reblog": "repost"}
+TOLD = frozenset(("mention", "status", "update", "poll", "quote", "quoted_update"))
+"""Notifications that bring a status and say no more of it than that it is there."""
+
+
+def is_mastodon(value: dict[str, Any]) -> bool:
+    """Say whether an object is a status, a notification, an account, a conversation or a message of Mastodon's."""
+    if "event" in value and ("payload" in value or "stream" in value):
+        return True
+    if "account" in value and ("uri" in value or "content" in value or "reblog" in value):
+        return True
+    return _is_notification(value) or any(marks <= value.keys() for marks in OTHERS)
+
+
+def _is_notification(value: dict[str, Any]) -> bool:
+    account = value.get("account")
+    return isinstance(value.get("type"), str) and isinstance(account, dict) and "acct" in account
 
 
 def read(value: Any, source: str, rights: RightsOf) -> Reading:
@@ -53,6 +74,8 @@ class _Page:
             raise Refused("unknown-shape", f"{type(value).__name__} is nothing of Mastodon's")
         if "event" in value:
             self._message(value)
+        elif _is_notification(value):
+            self._notification(value, None)
         elif STATUS & value.keys() and not any(marks <= value.keys() for marks in OTHERS):
             self._statuses([value], None)
         elif any(marks <= value.keys() for marks in OTHERS):
@@ -68,15 +91,56 @@ class _Page:
             raise Refused("bad-shape", "event and host must be texts")
         if event == "delete":
             self._delete(value, host)
-        elif event in STATUSES:
+        elif event in STATUSES or event == "notification":
             if isinstance(payload, str):  # as in Mastodon's own messages on a web socket
                 try:
                     payload = msgspec.json.decode(payload)
                 except (ValueError, RecursionError):
                     raise Refused("bad-json", "payload is no JSON") from None
-            self._statuses(payload if isinstance(payload, list) else [payload], host)
+            if event in STATUSES:
+                self._statuses(payload if isinstance(payload, list) else [payload], host)
+            elif isinstance(payload, dict) and _is_notification(payload):
+                self._notification(payload, host)
+            else:
+                raise Refused("bad-shape", "payload is no notification: it needs a type and an account")
         else:
-            self.reading.of_no_use += 1  # notifications, filters, announcements, and what is new to us
+            self.reading.of_no_use += 1  # filters, announcements, and what is new to us
+
+    def _notification(self, value: dict[str, Any], host: str | None) -> None:
+        """Read who did what to a status, and the status; an unknown kind is of no use, for there may always be more."""
+        kind = value["type"]
+        if kind in REACTIONS or kind == "follow":
+            try:
+                self.reading.said.append(Said((self._reaction(value, host),), value))
+            except ValidationError as error:
+                self._refuse("reaction", misfit(error), _without_words(value))
+            except Refused as refused:
+                self._refuse("reaction", refused, _without_words(value))
+        if (kind in REACTIONS or kind in TOLD) and value.get("status") is not None:
+            self._statuses([value["status"]], host)
+        elif kind not in REACTIONS and kind != "follow":
+            self.reading.of_no_use += 1
+
+    def _reaction(self, value: dict[str, Any], host: str | None) -> ReactionObserved:
+        kind, status = value["type"], value.get("status")
+        if kind == "follow":
+            raise Refused("target-unknown", "a notification does not say whom its account follows: whoever fetched it")
+        if not isinstance(status, dict):
+            raise Refused("bad-shape", f"a {kind} comes with its status, and this is {type(status).__name__}")
+        if str(status.get("visibility")) not in PUBLIC:
+            raise Refused("not-public", "a reaction to a status that is not for everyone")
+        names = Names(self.source, host or _home(status))
+        owner, post = names.author(part(value, "account"), "id"), names.post(status, "id")
+        return ReactionObserved(
+            act=f"{post}~{kind}~{value['account']['id']}",  # Mastodon has no ids for these; one person does it once
+            owner=owner,
+            source=self.source,
+            kind=REACTIONS[kind],
+            target=names.author(part(status, "account"), "id"),
+            post=post,
+            claimed_ms=time_ms(value, "created_at"),
+            rights=self.rights(owner),
+        )
 
     def _delete(self, value: dict[str, Any], host: str | None) -> None:
         """Say that a status is gone. Mastodon gives its id alone; `owner` is who it was of, as the stream remembers."""
@@ -138,7 +202,7 @@ def _inside(raw: dict[str, Any]) -> list[Any]:
 
 def _without_words(raw: dict[str, Any]) -> dict[str, Any]:
     """Keep of what is not for everyone only what says which one it was."""
-    return {key: raw[key] for key in ("id", "visibility") if isinstance(raw.get(key), str)}
+    return {key: raw[key] for key in ("id", "type", "visibility") if isinstance(raw.get(key), str)}
 
 
 def _home(raw: dict[str, Any]) -> str:

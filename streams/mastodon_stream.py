@@ -2,8 +2,9 @@
 
 The stream has no cursor. Ours is the newest status with the moment it came; a connection first opens the stream, then
 fetches what its timeline holds after that status, then follows. What a timeline cannot say (deletions and edits made
-meanwhile), and more than PAGES_MAX of it, is a Gap. A deletion names a status and nobody: whose it was is looked up in
-what was seen (streams/mastodon_owners.py). The token is in a header and nowhere else.
+meanwhile, posts of other servers that came later than OVERLAP_MS), and more than PAGES_MAX of it, is a Gap. A deletion
+names a status and nobody: whose it was is looked up in what was seen (streams/mastodon_owners.py). The token is in a
+header and nowhere else.
 Protocol: docs.joinmastodon.org, "streaming API methods" and "timelines API methods".
 """
 
@@ -26,6 +27,10 @@ PAGES_MAX = 50  # 2,000 statuses; a server allows 300 requests in 5 minutes
 OVERLAP_MS = 30_000  # posts of other servers come late and are numbered by when they were made
 STALL_S = 45.0  # a server sends a heartbeat every 15 s
 EVENT_BYTES_MAX = 1 << 20  # a status is a few kB; a longer one is cut there: no JSON, so refused
+MISSED = (
+    "deletions and edits made meanwhile are not told again, "
+    f"nor posts of other servers that came more than {OVERLAP_MS // 1000} s after they were made"
+)
 CURSOR = re.compile(r"([A-Za-z0-9_-]{1,64})@([0-9]{1,14})")
 SNOWFLAKE_BITS = 16  # of a Mastodon id, below its milliseconds
 
@@ -80,7 +85,7 @@ class MastodonStream:
 
     async def _missed(self, newest: str, seen_ms: int, opened_ms: int) -> AsyncGenerator[Arrival | Gap, None]:
         """Fetch what the timeline holds after a status, oldest first, and say what that leaves out."""
-        yield Gap(seen_ms, opened_ms, "deletions and edits made meanwhile are not told again")
+        yield Gap(seen_ms, opened_ms, MISSED)
         after = _before(newest)
         for _ in range(self._pages_max):
             try:
@@ -187,9 +192,9 @@ async def lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     held = bytearray()
     ended = b""
     async for piece in pieces:
-        if ended == b"\r" and piece.startswith(b"\n"):
+        before, ended = ended, piece[-1:] or ended
+        if before == b"\r" and piece.startswith(b"\n"):
             piece = piece[1:]
-        ended = piece[-1:] or ended
         *whole, rest = re.split(rb"\r\n|\r|\n", piece)
         for one in whole:
             held += one[: EVENT_BYTES_MAX - len(held)]

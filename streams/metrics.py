@@ -42,6 +42,25 @@ CHAT = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "xinfluencer"}
 ASKED = (*CHAT, "gen_ai_request_model")
 
 
+class Grown:
+    """When a count last grew, as seen by whoever reads it; 0 before that.
+
+    A counter's increase over a window misses what happens before the first reading of a life, and that is when a
+    source finds its gap and a server its broken files. A time is not missed.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0.0
+        self.at_s = 0.0
+
+    def look(self, count: float, now_s: float) -> float:
+        """Give the time (Unix seconds) of the look that first saw the present count."""
+        if count > self.count:
+            self.at_s = now_s
+        self.count = count
+        return self.at_s
+
+
 def written(process: str, time_s: float) -> Metric:
     """Give the time when a process took its figures."""
     family = GaugeMetricFamily(
@@ -114,6 +133,7 @@ class Metrics:
         )
         for kind in ("prompt", "completion"):
             self.tokens.labels(kind)
+        self._refused = Grown()
 
     def text(self) -> bytes:
         """Render for /metrics, the process's own memory and time with it: a textfile must not hold those."""
@@ -124,6 +144,11 @@ class Metrics:
     def collect(self) -> Iterator[Metric]:
         """Give the time (prometheus_client's Collector)."""
         yield written("server", time.time())
+        yield GaugeMetricFamily(
+            "xinfluencer_adapter_refused_timestamp_seconds",
+            "When a version was last not loaded, Unix time; 0 if never.",
+            value=self._refused.look(self.refusals._value.get(), time.time()),
+        )
 
     def write(self, run: Path) -> None:
         """Write run/server.prom; OSError if the disk is full."""

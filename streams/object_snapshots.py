@@ -17,15 +17,16 @@ from typing import Any
 import fsspec
 
 from streams.fold import Fold, Memory
-from streams.snapshots import Bound, ClaimLost, SnapshotFolder, decode, encode
+from streams.snapshots import Bound, ClaimLost, Kept, SnapshotFolder, decode, encode
 
 CLAIM = re.compile(r"claim-([0-9]{12})")
+PLACE = re.compile(r".+-[0-9]+")
 SNAPSHOT = re.compile(r"snapshot-([0-9]{12})-[0-9]{12}")
 CLAIM_TRIES_MAX = 100  # processes that start at once; each loser tries the next number
 LOAD_TRIES_MAX = 3  # an owner that does not know yet that it was replaced can drop what we listed, but only once
 KEPT_MIN = 2  # the newest, and the one before it for when the newest is rotten
 KEPT_MAX = 8  # a request for each deletion: they are made when it is worth one
-# A put blocks the worker's loop: it must give up long before the watchdog takes the process for dead (30 s).
+# Who stops waits for a put: it must give up before the supervisor does (10 s).
 S3_OPTIONS = {"config_kwargs": {"connect_timeout": 2, "read_timeout": 5, "retries": {"max_attempts": 1}}}
 
 
@@ -43,7 +44,11 @@ class SnapshotStore:
         if "@" in url:
             raise StoreRefused("a snapshot URL with a key in it would end in logs: give the key in the environment")
         given = S3_OPTIONS | options if url.startswith("s3://") else options
-        self.files, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False, **given)
+        try:
+            self.files, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False, **given)
+        except ImportError as error:
+            extra = "pip install 'xinfluencer[s3]'" if url.startswith("s3://") else str(error)
+            raise StoreRefused(f"what speaks to {url.partition('://')[0]}:// is not installed: {extra}") from None
 
     def claim(self, bound: Bound) -> int:
         """Take the partition: give a claim number higher than any before. OSError if the store does not answer."""
@@ -83,19 +88,38 @@ class SnapshotStore:
 
     def write(self, fold: Fold, bound: Bound, claim: int) -> int:
         """Write the fold's memory (bytes written), or raise ClaimLost; OSError changed nothing."""
+        return self.put(bound, claim, fold.memory.next, encode(fold, bound))
+
+    def put(self, bound: Bound, claim: int, at: int, data: bytes) -> int:
+        """Write what `encode` made of a fold that stood at `at`; for a thread, which must not see the fold itself."""
         place = self._place(bound)
         claims, snapshots = self._look(place)
         if max(claims, default=0) != claim:
             found = max(claims, default=0)
             raise ClaimLost(f"{bound.stage}-{bound.partition}: claim {claim}, but {found} was taken")
-        data = encode(fold, bound)
         # The input offset orders one owner's snapshots; writing the same again is the same object.
-        name = f"snapshot-{claim:012}-{fold.memory.next:012}"
+        name = f"snapshot-{claim:012}-{at:012}"
         with _store_errors():
             self.files.pipe_file(f"{place}/{name}", data)
         if len(snapshots) >= KEPT_MAX:
             self._drop(place, sorted({*snapshots, name})[:-KEPT_MIN])
         return len(data)
+
+    def kept(self) -> Iterator[Kept]:
+        """Give what lies here, place by place, to whoever looks and does not own. OSError if it does not answer."""
+        try:
+            with _store_errors():
+                places = sorted(map(posixpath.basename, self.files.ls(self.root, detail=False)))
+        except FileNotFoundError:
+            return
+        for place in filter(PLACE.fullmatch, places):
+            names = self._look(f"{self.root}/{place}")[1][: -KEPT_MIN - 1 : -1]
+            if names:
+                paths = [f"{self.root}/{place}/{name}" for name in names]
+                with _store_errors():
+                    written_s = self.files.modified(paths[0]).timestamp()
+                    files = [self.files.cat_file(path) for path in paths]
+                yield Kept(place, written_s * 1000, files)
 
     def _create(self, path: str) -> bool:
         """Create an object where there is none; False if there is one."""

@@ -1,6 +1,7 @@
 """Reader: places in the log -> the records that lie there; no group, no commit, nothing kept.
 
-Everything that looks back (trainer, replay, verify, the demo) reads through this. It sees committed records only.
+Everything that looks back (trainer, replay, verify, the demo) reads through this. It sees committed records only. Where
+retention passed before, whoever asks for a place that is gone is told; whoever asks for all is told where all begins.
 """
 
 import asyncio
@@ -25,6 +26,14 @@ class LogUnreadable(Exception):
     """The log does not give what it must hold at a place."""
 
 
+class Records(dict[tuple[str, int], list[Any]]):
+    """Whole topics in memory: (topic, partition) -> records; `begins`: the offset below which retention took them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begins: dict[tuple[str, int], int] = {}
+
+
 class Reader:
     """Reads topics of the table by their names."""
 
@@ -34,6 +43,17 @@ class Reader:
 
     async def ends(self, *topics: str) -> dict[tuple[str, int], int]:
         """Give the offset after the last readable record of each partition."""
+        places = await self._places(topics)
+        found = await self._consumer.end_offsets(list(places.values()))
+        return {place: found[client] for place, client in places.items()}
+
+    async def begins(self, *topics: str) -> dict[tuple[str, int], int]:
+        """Give the first offset that each partition still has: 0 unless retention passed."""
+        places = await self._places(topics)
+        found = await self._consumer.beginning_offsets(list(places.values()))
+        return {place: found[client] for place, client in places.items()}
+
+    async def _places(self, topics: Iterable[str]) -> dict[tuple[str, int], TopicPartition]:
         places = {}
         for topic in topics:
             physical = self._settings.physical(topic)
@@ -41,21 +61,24 @@ class Reader:
             await self._consumer._client.add_topic(physical)
             for partition in range(partitions(BY_NAME[topic], self._settings.partitions)):
                 places[topic, partition] = TopicPartition(physical, partition)
-        found = await self._consumer.end_offsets(list(places.values()))
-        return {place: found[client] for place, client in places.items()}
+        return places
 
     async def records(
-        self, topic: str, partition: int = 0, first: int = 0, stop: int | None = None
+        self, topic: str, partition: int = 0, first: int | None = None, stop: int | None = None
     ) -> AsyncIterator[Any]:
-        """Give the records with first <= offset < stop (default: the end as it is now), in order."""
+        """Give the records with first <= offset < stop, in order; by default all that there are now.
+
+        LogUnreadable if `first` is named and retention has passed it: whoever needs all from 0 must not get less.
+        """
         if stop is None:
             stop = (await self.ends(topic))[topic, partition]
         place = TopicPartition(self._settings.physical(topic), partition)
         self._consumer.assign([place])
         begin = (await self._consumer.beginning_offsets([place]))[place]
-        if first < begin and first > 0:
+        first = begin if first is None else first
+        if first < begin:
             raise LogUnreadable(f"{topic}/{partition} begins at {begin}; {first} was deleted by retention")
-        self._consumer.seek(place, max(first, begin))
+        self._consumer.seek(place, first)
         silent = 0
         while await self._consumer.position(place) < stop:
             batch = (await self._consumer.getmany(place, timeout_ms=POLL_MS, max_records=RECORDS_MAX)).get(place, [])
@@ -67,11 +90,16 @@ class Reader:
                     return
                 yield record
 
-    async def everything(self, *topics: str) -> dict[tuple[str, int], list[Any]]:
-        """Read whole topics as they are now."""
-        found: dict[tuple[str, int], list[Any]] = {}
-        for (topic, partition), end in (await self.ends(*topics)).items():
-            found[topic, partition] = [one async for one in self.records(topic, partition, 0, end)]
+    async def everything(self, *topics: str) -> Records:
+        """Read whole topics as they are now, into memory, and say where each partition begins.
+
+        LogUnreadable if retention passes in this very moment: read again.
+        """
+        found = Records()
+        ends, found.begins = await self.ends(*topics), await self.begins(*topics)
+        for (topic, partition), end in ends.items():
+            begin = found.begins[topic, partition]
+            found[topic, partition] = [one async for one in self.records(topic, partition, begin, end)]
         return found
 
     async def at(self, places: Iterable[Where]) -> dict[tuple[str, int, int], Any]:

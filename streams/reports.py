@@ -59,13 +59,14 @@ def run_report(settings: Settings, name: str | None, days: int, png: Path | None
         return
     answer = report(settings, name, days, int(time.time() * 1000))
     one = reports()[name]
-    screen.say(f"  {one.about} Last {days} days.\n")
+    about = f"{one.about} Last {days} days." if days > 1 else f"{one.about} Last day."
+    screen.say(f"  {about}\n")
     if not answer.rows:
         screen.say("  nothing yet")
         return
     screen.table(answer.columns, _aligned(answer))
     if png is not None:
-        draw(answer, one.chart, png)
+        draw(answer, one.chart, png, about)
         screen.say(f"\n  drawn to {png}")
 
 

@@ -1,21 +1,21 @@
 """Restore: a backup -> the data folder as it was, into an empty place only, whole or not at all.
 
 Everything is written beside the folder under another name, checked on the way, and renamed. Offsets, ids, snapshots
-and commits are what they were, so a worker goes on where it stood. The vault is the store's newest, and whoever has a
-receipt in the log is forgotten once more in it: an old vault, however it came here, opens nobody's words again.
+and commits are what they were, so a worker goes on where it stood. The vault is the store's newest, and every author
+and post that has a receipt in the log is forgotten once more in it: an old vault, however it came here, opens none of
+their words again.
 """
 
 import os
 import shutil
-import sqlite3
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from schemas import envelope
 from schemas.envelope import Refused
-from schemas.events import AuthorForgotten
+from schemas.events import AuthorForgotten, PostForgotten
+from schemas.seal import post_name
 from schemas.topics import ERASURES
 from streams.backup import LOG, POLICY_COPY, Progress
 from streams.backup_store import BackupRefused, Manifest, Store, blocks, write_new
@@ -23,14 +23,16 @@ from streams.crash import CrashPoint, nowhere
 from streams.segments import records
 from streams.settings import Settings
 from streams.show import Screen
+from streams.vault import Vault
 
 
 class Restored(NamedTuple):
-    """What was put back: the backup, its manifest, how many owners have receipts, how many of those had a key."""
+    """What was put back: the backup, its manifest, how many authors and posts have receipts, how many had a key."""
 
     name: str
     manifest: Manifest
     forgotten: int
+    posts_forgotten: int
     keys_destroyed: int
 
 
@@ -67,43 +69,40 @@ def restore(
     keys.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_new(keys, blocks(store.keys), 0o600)
     gone = forgotten(fresh, manifest.namespace)
-    destroyed = forget(keys, gone)
+    destroyed = forget(keys, gone) if gone else 0
     os.sync()  # the names too, in all folders, before the one name that counts
     crash_point("before-rename")
     os.replace(fresh, data)
-    return Restored(name, manifest, len(gone), destroyed)
+    authors = sum(isinstance(one, AuthorForgotten) for one in gone)
+    return Restored(name, manifest, authors, len(gone) - authors, destroyed)
 
 
-def forgotten(data: Path, namespace: str) -> set[str]:
-    """Give every owner who has a receipt in the log of a stopped deployment."""
+def forgotten(data: Path, namespace: str) -> list[AuthorForgotten | PostForgotten]:
+    """Give a receipt of every author and every post that has one in the log of a stopped deployment."""
     topic = f"{namespace}.{ERASURES.name}" if namespace else ERASURES.name
-    owners = set()
+    receipts: dict[tuple[str, str | None], AuthorForgotten | PostForgotten] = {}
     for raw in records(data / LOG / f"{topic}-0"):
         try:
             event = envelope.decode(ERASURES.name, 0, raw.offset, raw.timestamp, raw.headers, raw.value).event
         except Refused:
             continue  # no receipt of ours; what it is, its readers have said in a dead letter
-        if isinstance(event, AuthorForgotten):
-            owners.add(event.owner)
-    return owners
+        if isinstance(event, AuthorForgotten | PostForgotten):
+            receipts[event.owner, event.post if isinstance(event, PostForgotten) else None] = event
+    return list(receipts.values())
 
 
-def forget(vault: Path, owners: Iterable[str]) -> int:
-    """Destroy the keys of these owners for good, as Vault.destroy does; gives how many of them had one."""
-    rows = [(owner,) for owner in sorted(owners)]
-    db = sqlite3.connect(vault, isolation_level=None)
+def forget(path: Path, receipts: list[AuthorForgotten | PostForgotten]) -> int:
+    """Destroy in a vault what these receipts say is destroyed; gives how many keys of authors and posts there were."""
+    vault = Vault(path)
     try:
-        db.execute("pragma secure_delete=on")
-        db.execute("begin immediate")
-        had = sum(
-            bool(db.execute("select 1 from keys where owner = ? and key is not null", row).fetchone()) for row in rows
-        )
-        db.executemany("insert into keys values (?, null) on conflict do update set key = null", rows)
-        db.execute("commit")
-        db.execute("pragma wal_checkpoint(truncate)")
+        alive = [
+            vault.get(one.owner) if isinstance(one, AuthorForgotten) else vault.leaf(one.owner, post_name(one.post))
+            for one in receipts
+        ]
+        vault.forget(receipts)
     finally:
-        db.close()
-    return had
+        vault.close()
+    return len(alive) - alive.count(None)
 
 
 def run_restore(settings: Settings, source: Path) -> None:
@@ -116,10 +115,10 @@ def run_restore(settings: Settings, source: Path) -> None:
         f"  backup {done.name} is in {settings.data}: {len(done.manifest.files)} files, root {done.manifest.root}"
     )
     screen.say(f"  log {done.manifest.cluster}: {sum(one.records for one in log.values())} records")
-    if done.forgotten:
+    if done.forgotten or done.posts_forgotten:
         screen.say(
-            f"  {done.forgotten} authors have receipts of being forgotten; {done.keys_destroyed} keys of theirs were "
-            "in the vault and are destroyed"
+            f"  {done.forgotten} authors and {done.posts_forgotten} posts have receipts of being forgotten; "
+            f"{done.keys_destroyed} keys of theirs were in the vault and are destroyed"
         )
     if (settings.data / POLICY_COPY).exists():
         screen.say(

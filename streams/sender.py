@@ -60,11 +60,15 @@ class Sender:
         """Send and wait until every record is acknowledged by all in-sync replicas, or raise KafkaError."""
         places: dict[tuple[str, int], list[Sent]] = {}
         for one in records:
-            places.setdefault((self._settings.physical(one.topic), one.partition), []).append(one)
+            places.setdefault((one.topic, one.partition), []).append(one)
         if not places:
             return
         producer = await self.start()
-        tasks = [self._send_place(producer, topic, part, them, crash_point) for (topic, part), them in places.items()]
+        physical = self._settings.physical
+        tasks = [
+            self._send_place(producer, physical(topic), part, them, crash_point)
+            for (topic, part), them in places.items()
+        ]
         await asyncio.gather(*tasks)
 
     async def _send_place(

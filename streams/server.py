@@ -41,6 +41,7 @@ log = logging.getLogger("xinfluencer.server")
 
 Text = Annotated[str | None, Header()]
 
+EXIT_REFUSED = 78  # as in streams/shell.py, which would bring Faust with it
 STOP_S_MAX = 4  # for requests to end by themselves; then they are cut, and the rest takes under a second
 
 
@@ -80,7 +81,7 @@ def _finished(spoken: Spoken) -> Spoken:
 
 
 async def _streamed(here: Answering, ask: Ask, model: str, with_usage: bool, asked: bytes | None) -> Response:
-    known, job = await here.begin(ask, model, asked)
+    known, job = await here.begin(ask, model, asked, streamed=True)
     try:
         first = await job.said.get()  # what cannot be read is said with a status, not inside a stream
     except asyncio.CancelledError:
@@ -196,7 +197,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run_server(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then end within 5 s. An address that cannot be had ends it with code 1."""
+    """Serve until SIGTERM or SIGINT, then end within 5 s. An address that cannot be had ends it with code 1.
+
+    A cluster that does not let us do our work ends it with EXIT_REFUSED.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     for noisy in ("aiokafka", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -213,7 +217,7 @@ def run_server(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)  # uvicorn raises it once more at its end; then this is what it meets
     told = announce(listener, places.run(settings))
-    asyncio.run(_serve(server, listener, told))
+    asyncio.run(_serve(server, listener, told, app.state.answering.refused))
 
 
 def announce(listener: socket.socket, run: Path) -> Path:
@@ -228,14 +232,20 @@ def announce(listener: socket.socket, run: Path) -> Path:
     return told
 
 
-async def _serve(server: uvicorn.Server, listener: socket.socket, told: Path) -> None:
+async def _serve(server: uvicorn.Server, listener: socket.socket, told: Path, refused: asyncio.Event) -> None:
+    async def end_when_refused() -> None:
+        await refused.wait()
+        server.should_exit = True
+
+    ending = asyncio.create_task(end_when_refused())
     try:
         await server.serve(sockets=[listener])
     finally:
+        ending.cancel()
         _withdraw(told)
         logging.shutdown()
     # A thread inside torch cannot be interrupted and would hold the process; what was promised is in the log.
-    os._exit(0 if server.started else 1)
+    os._exit(EXIT_REFUSED if refused.is_set() else 0 if server.started else 1)
 
 
 def _withdraw(told: Path) -> None:

@@ -70,7 +70,8 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="address that the server listens on")
     names: tuple[str, ...] = Field((), description="host names that the server answers to; empty: its own")
     port: int = Field(8642, ge=0, le=65535)
-    follow: tuple[str, ...] = Field((), description="live sources that `up` follows: x, bluesky, mastodon")
+    follow: tuple[str, ...] = Field((), description="what `up` follows: x, x-compliance, bluesky, mastodon")
+    accept_gaps: bool = Field(False, description="go on where a source no longer holds all since the cursor; told of")
     x_url: str = Field("https://api.x.com", description="X's API; its token is the secret XINFLUENCER_X_TOKEN[_FILE]")
     x_backfill_minutes: int = Field(0, ge=0, le=5, description="asked for after a cut, where X's plan allows it")
     x_recovery: bool = Field(False, description="X's plan (Enterprise) lets the past day be recovered")
@@ -79,6 +80,8 @@ class Settings(BaseModel):
     mastodon_stream: str = Field("public", description="public, public:local, hashtag:NAME, user, ...")
     encoder: str = Field("minilm", description="encoder of posts: minilm, a folder, or a hub name")
     clickhouse: str = Field("", description="http(s)://host:port/database of ClickHouse; empty: chDB here")
+    schema_registry: str = Field("", description="Confluent-compatible registry of the topics' shapes; empty: none")
+    schema_registry_ca: Path | None = Field(None, description="its CA's certificate; the system's otherwise")
     tick_s: float = Field(5.0, gt=0, description="seconds between two ticks of log time")
 
     @classmethod
@@ -152,4 +155,6 @@ def _kept(data: Path) -> dict[str, object]:
         return {}
     except ValueError as error:
         raise SettingsRefused(f"{data / KEPT_FILE} is not JSON any more: {error}") from None
+    if not isinstance(found, dict):
+        raise SettingsRefused(f"{data / KEPT_FILE} is no JSON object any more: bring it back from a backup")
     return {name: found[name] for name in KEPT if name in found}

@@ -143,7 +143,7 @@ async def _words(log_reader: Reader, vault: Vault, row: Row) -> str:
     if not isinstance(event, PostObserved) or event.post != row.post:
         return "[the log holds another record there]"
     if not isinstance(event.content, PostContent):
-        return "[its author was forgotten]"
+        return "[it was deleted, or its author forgotten]"
     line = " ".join(event.content.text.split())
     return line if len(line) <= SHOWN_CHARS_MAX else line[: SHOWN_CHARS_MAX - 1] + "…"
 

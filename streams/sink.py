@@ -30,12 +30,13 @@ from schemas import envelope
 from schemas.envelope import Refused
 from schemas.events import AlertRaised
 from schemas.facts import Event, Where
-from schemas.posts import AuthorErased, PostDeleted
+from schemas.posts import AuthorErased, AuthorHidden, AuthorShown, IntentDeclared, PostDeleted
 from schemas.topics import TOPICS, partitions
 from streams import crash, places
 from streams import tables as t
+from streams.access_rules import REFUSED, require
 from streams.analytics import Answering
-from streams.forgetting import Forgetting, Request
+from streams.forgetting import HIDDEN, NO_INDEX, Forgetting, Request
 from streams.kafka import KafkaSettings, cluster_id, ensure_topics, topic_ids
 from streams.quick import fields_of, writer_of
 from streams.reader import LogUnreadable, reader
@@ -55,6 +56,8 @@ POLL_MS = 200
 STATUS_S = 1.0
 EXIT_AGAIN, EXIT_REFUSED = 75, 78  # as in streams/shell.py, which would bring Faust with it; a test holds them together
 
+TAKING_BACK = frozenset((PostDeleted, AuthorErased, AuthorHidden, AuthorShown, IntentDeclared))
+
 Place = tuple[str, int]
 
 
@@ -68,6 +71,7 @@ class Batch:
     marks: dict[type[Event], list[tuple[Any, ...]]] = field(default_factory=dict)  # what t.RECORD says, one a row
     skipped: list[tuple[Any, ...]] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    lifts: list[tuple[str, str]] = field(default_factory=list)  # who is let in again after it, and of what
     next: dict[Place, int] = field(default_factory=dict)
 
     def take(self, topic: str, partition: int, records: Sequence[Any]) -> None:
@@ -91,10 +95,14 @@ class Batch:
                 events[kind], marks[kind] = [], []
             events[kind].append(event)
             marks[kind].append((event_id, topic, partition, offset, time_ms, writer, size))
-            if kind is PostDeleted or kind is AuthorErased:
+            if kind in TAKING_BACK:
                 where = Where(topic=topic, partition=partition, offset=offset)
-                post = event.post if kind is PostDeleted else None
-                self.requests.append(Request(where, event.owner, post))
+                request = Request.of(where, kind, event)
+                if request is not None:
+                    self.requests.append(request)
+                    self.lifts = [one for one in self.lifts if one != (request.owner, request.why)]
+                elif kind is AuthorShown or kind is IntentDeclared:
+                    self.lifts.append((event.owner, HIDDEN if kind is AuthorShown else NO_INDEX))
         if records:
             self.rows += len(records)
             self.next[topic, partition] = records[-1].offset + 1
@@ -130,6 +138,8 @@ def write(
     for table, values in columns.items():
         rows += warehouse.insert(table.name, values, types_of(table))
         crash_point("after-insert")
+    for owner, why in batch.lifts:  # from the next batch on: of this one, what they said before must stay out
+        forgetting.lift(owner, why, time.monotonic())
     if batch.skipped:
         warehouse.keep("sink_skipped", batch.skipped)
     crash_point("before-checkpoint")
@@ -180,6 +190,7 @@ class Sink:
     async def _copy(self) -> None:
         began = await self._in_thread(self._prepare)
         await ensure_topics(self.kafka, specs(self.settings))
+        await require(self.settings, self.kafka, "sink")
         cluster = await cluster_id(self.kafka)
         ids = await topic_ids(self.kafka, [self.settings.physical(topic.name) for topic in TOPICS])
         self.logs = {self.settings.logical(name): f"{cluster}/{one}" for name, one in ids.items()}
@@ -254,7 +265,7 @@ class Sink:
                 batch.take(self.settings.logical(tp.topic), tp.partition, records)
             self.taken.update(batch.next)
             now_s = time.monotonic()
-            if batch.rows >= ROWS_MAX or (batch.rows and now_s - batch.began_s >= FLUSH_S):
+            if batch.rows >= ROWS_MAX or self._lifts(batch) or (batch.rows and now_s - batch.began_s >= FLUSH_S):
                 if writing is not None:
                     self.rows += await writing  # one is written while the next is read, and no more than that
                 writing, batch = self._write(batch), Batch()
@@ -269,6 +280,10 @@ class Sink:
         if batch.rows:
             self.rows += await self._write(batch)
         await self._tell(consumer)
+
+    def _lifts(self, batch: Batch) -> bool:
+        """Say whether somebody is let in again: what they say from now on must not wait in the same batch."""
+        return any(self.forgetting.withholds(*one) for one in batch.lifts)
 
     def _write(self, batch: Batch) -> "asyncio.Future[int]":
         def work() -> int:
@@ -319,6 +334,7 @@ class Sink:
             "skipped": dict(self.skipped),
             "too_late": self.forgetting.dropped,
             "to_erase": len(self.forgetting.asked) + len(self.forgetting.erased),
+            "owed_since_s": self.forgetting.owed_since(),
             "rss_bytes": rss_bytes(),
         }
         path = places.run(self.settings) / "sink.status.json"
@@ -354,7 +370,7 @@ def run_sink(settings: Settings) -> None:
     try:
         with locked(settings):
             asyncio.run(run())
-    except* (WarehouseRefused, LogUnreadable) as refused:
+    except* (WarehouseRefused, LogUnreadable, *REFUSED) as refused:
         log.critical("stopping: %s", _first(refused))
         _leave(EXIT_REFUSED)
     except* Exception as failed:  # noqa: BLE001 - whatever it is, a new process starts from the checkpoint

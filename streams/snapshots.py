@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -43,6 +44,14 @@ class Snapshot(msgspec.Struct):
 
     bound: Bound
     memory: msgspec.Raw
+
+
+class Kept(NamedTuple):
+    """The newest snapshots of one stage's partition as they lie there, whole or not, the newest first."""
+
+    name: str
+    written_ms: float
+    files: list[bytes]
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -118,6 +127,13 @@ class SnapshotFolder:
                 raise ClaimLost(f"{bound.stage}-{bound.partition}: claim {claim}, but {self._number(place)} was taken")
             _write_atomic(place / "snapshot", data, self.fsync, keep=place / "snapshot.previous")
         return len(data)
+
+    def kept(self) -> Iterator[Kept]:
+        """Give what lies here, place by place, to whoever looks and does not own."""
+        for place in sorted(path for path in self.folder.glob("*-*") if path.is_dir()):
+            if found := [place / name for name in ("snapshot", "snapshot.previous") if (place / name).exists()]:
+                newest_s = max(path.stat().st_mtime for path in found)
+                yield Kept(place.name, newest_s * 1000, [path.read_bytes() for path in found])
 
     def _place(self, bound: Bound) -> Path:
         return self.folder / f"{bound.stage}-{bound.partition}"

@@ -40,6 +40,8 @@ APART = ("graph",)  # agents that may block for seconds, so they have a process 
 FORKED = ("trainer", "server", "embedder")  # they need torch
 START_S_MAX = 20.0  # a start takes 3 s, and several times that on a busy machine
 SILENT_S_MAX = 30.0  # no status for so long: end it
+PARKED = ("follow",)  # a feed that is refused stops nothing else
+PARKED_S = 600.0  # so seldom that it is no restart worth an alert
 
 
 class PortTaken(Exception):
@@ -121,6 +123,8 @@ class Deployment:
                 self._keep(name, partial(self._run_forked, name))
             else:
                 self._keep(name, partial(self._run_child, name, [name]))
+                if name in PARKED:
+                    self._beside.append(asyncio.create_task(self._watch_parked(name)))
 
     async def stop(self) -> None:
         """End everything, the broker last."""
@@ -153,6 +157,10 @@ class Deployment:
             self.pids.pop(name, None)
             if self._stopping:
                 return
+            if code == EXIT_REFUSED and name in PARKED:
+                self.tell(f"{name} refuses to run, everything else goes on: {self._last_line(name)}")
+                await asyncio.sleep(PARKED_S)
+                continue
             if code == EXIT_REFUSED:
                 self._fail(f"{name} refuses to run: {self._last_line(name)}")
                 return
@@ -304,6 +312,24 @@ class Deployment:
                 moved = time.monotonic()
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+    async def _watch_parked(self, name: str) -> None:
+        """Say which live streams wait for a person, and why, and which go on again."""
+        said: dict[str, str] = {}
+        while not self._stopping:
+            await asyncio.sleep(1.0)
+            for path in places.run(self.settings).glob(f"{name}-*.status.json"):
+                try:
+                    told = json.loads(path.read_text())
+                    pid, stream, why = told["pid"], told["stream"], told["last_error"]
+                    parked, connected = told["parked"], told["connected"]
+                except (OSError, ValueError, KeyError, TypeError):
+                    continue  # of before, or being replaced
+                if pid == self.pids.get(name) and parked and said.get(stream) != why:
+                    said[stream] = why
+                    self.tell(f"{stream} is parked, everything else goes on: {why}")
+                elif pid == self.pids.get(name) and connected and said.pop(stream, ""):
+                    self.tell(f"{stream} is followed again")
 
 
 async def tick_for_ever(settings: Settings, kafka: KafkaSettings) -> None:

@@ -1,7 +1,8 @@
 """Timed: a job of the server, whose times and tokens are counted and, where wanted, told as a span.
 
-Names and meanings are those of OpenTelemetry's semantic conventions for GenAI (server metrics, inference span; in
-development): https://opentelemetry.io/docs/specs/semconv/gen-ai/. What was asked and said is never told.
+Names, meanings and boundaries are those of OpenTelemetry's semantic conventions for GenAI (server metrics, inference
+span): the same in semconv 1.41 and in the repository that they moved to with 1.42 (semantic-conventions-genai), where
+they are in development and have no release yet. What was asked and said is never told.
 """
 
 import time
@@ -25,6 +26,7 @@ class Telling:
     answer: str  # id of the answer's event
     traceparent: bytes  # of the answer's event
     asked: bytes | None = None  # the client's
+    streamed: bool = False
 
 
 @dataclass
@@ -69,13 +71,18 @@ class TimedJob(Job):
             "gen_ai.request.model": telling.model,
             "gen_ai.response.model": telling.known.version,
             "gen_ai.response.id": f"chatcmpl-{telling.answer}",  # as the client sees it
-            "gen_ai.request.choice.count": ask.n,
             "gen_ai.request.max_tokens": ask.max_tokens,
             "gen_ai.request.temperature": ask.temperature,
             "gen_ai.request.top_p": ask.top_p,
             "gen_ai.request.seed": ask.seed,
             "xinfluencer.release": telling.known.release,
         }
+        if ask.n != 1:
+            attributes["gen_ai.request.choice.count"] = ask.n
+        if telling.streamed:
+            attributes["gen_ai.request.stream"] = True
+            if self.first_s is not None and ask.n == 1:
+                attributes["gen_ai.response.time_to_first_chunk"] = round(self.first_s, 6)
         if isinstance(item, Spoken):
             attributes["gen_ai.usage.input_tokens"] = item.prompt_tokens
             attributes["gen_ai.usage.output_tokens"] = item.completion_tokens

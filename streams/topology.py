@@ -37,7 +37,7 @@ class Tuning:
 OUTSIDE = (
     Outside("ingest", (), (t.TWEETS, t.DEAD_LETTERS, t.ALERTS)),
     Outside("people", (), (t.FEEDBACK,)),
-    Outside("server", (t.MODEL_RELEASES,), (t.ANSWERS, t.FEEDBACK)),
+    Outside("server", (t.MODEL_RELEASES,), (t.ANSWERS, t.FEEDBACK, t.ALERTS)),
     Outside("ticker", (), TICKED),
     Outside("embedder", (t.TWEETS,), (t.ERASURES, t.ALERTS)),
     Outside("sink", (t.TWEETS,), (t.ERASURES, t.ALERTS)),
@@ -56,7 +56,7 @@ def stages(tuning: Tuning | None = None) -> tuple[Stage, ...]:
     return (
         Stage(
             "metadata",
-            2,
+            3,
             t.TWEETS,
             (t.FEATURES, t.REACTIONS, t.INTERACTIONS, t.SIGNALS, t.ERASURES, *ALWAYS),
             metadata.State,

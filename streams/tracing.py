@@ -5,7 +5,7 @@ that a retry would make anew: the trace's id is the id of the record that began 
 the record's own. A client that brings a valid `traceparent` is followed instead. An output is in the trace of the
 record that caused it. Where many make one, that is the record that closed it: for a batch the last pair, for what log
 time closes (most rewards, a batch that comes of age) the tick, whose trace begins there. The body names, by places
-in the log, what it was made of: the way back to the posts is never lost.
+in the log, what it was made of, and streams/lineage.py makes links of that: from a release back to every post.
 
 Spans are OTLP/JSON, one line each (OpenTelemetry Protocol File Exporter), with the GenAI semantic conventions' names.
 XINFLUENCER_TRACES names their folder; without it none are made. They hold numbers and names, never words.
@@ -98,6 +98,7 @@ class Span(NamedTuple):
     parent: str | None = None
     error: str = ""  # the class of error it ended with
     links: Sequence[bytes] = ()  # traceparents of what it was made of beside its parent
+    kind: int = 1  # INTERNAL: the model runs in this process
 
     def line(self, service: str) -> str:
         """Render as one line of OTLP/JSON (opentelemetry-proto, TracesData)."""
@@ -106,7 +107,7 @@ class Span(NamedTuple):
             "traceId": trace_id,
             "spanId": own,
             "name": self.name,
-            "kind": 1,  # INTERNAL: the model runs in this process
+            "kind": self.kind,
             "startTimeUnixNano": str(self.began_ns),
             "endTimeUnixNano": str(self.ended_ns),
             "attributes": _attributes({**self.attributes, **({"error.type": self.error} if self.error else {})}),
@@ -127,6 +128,8 @@ def _attributes(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _value(value: Any) -> dict[str, Any]:
+    if isinstance(value, bool):
+        return {"boolValue": value}
     if isinstance(value, str):
         return {"stringValue": value}
     if isinstance(value, int):

@@ -1,8 +1,9 @@
 """Trainer: closed batches -> versions; the adapter is on disk and hashed before anybody hears of it.
 
-A version is a function of (base, the newest closed batches up to a window, settings, seed) and of nothing else: it
-always starts from the base, so there is no drift to pile up, no lineage to unravel when a record must be forgotten,
-and any version can be made again from the log (docs/decisions/0003-from-the-base.md).
+A version is a function of (base, the newest closed batches up to a window, what the log up to a cut took back of them,
+settings, seed) and of nothing else (streams/dataset.py): it always starts from the base, so there is no drift to pile
+up, no lineage to unravel when a record must be forgotten, and any version can be made again from the log
+(docs/decisions/0003-from-the-base.md).
 
 The announcement and the input offset go in one Kafka transaction under a fixed transactional id: a second trainer
 fences the first, which a name alone could not do.
@@ -18,7 +19,7 @@ from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import ProducerFenced
+from aiokafka.errors import ProducerFenced, TransactionalIdAuthorizationFailed
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from schemas import envelope, merkle
@@ -28,6 +29,7 @@ from schemas.ids import digest
 from schemas.learned import BatchClosed, ModelTrained
 from schemas.topics import BATCHES, CANDIDATES
 from streams import crash, healthy, places, tracing
+from streams.access_rules import REFUSED, lacking, require
 from streams.dataset import BatchBroken, Dataset, closed_batches, load, window
 from streams.kafka import KafkaSettings, committed_offsets, ensure_topics
 from streams.reader import Reader, reader
@@ -36,6 +38,7 @@ from streams.settings import Settings
 from streams.shell import EXIT_REFUSED
 from streams.topics import specs
 from streams.vault import Vault
+from streams.withheld import Withheld
 
 if TYPE_CHECKING:
     from models.dpo import Trained
@@ -59,15 +62,17 @@ class Trainer:
         self.kafka = kafka
         self.crash_point = crash_point
         self.vault = Vault(settings.data / "vault" / "keys.sqlite")
+        self.withheld = Withheld()
         self.group = settings.group("trainer")
         self.batches = TopicPartition(settings.physical(BATCHES.name), 0)
 
     async def run(self) -> None:
         """Announce the base, then train on every batch that closes."""
-        from models.base import prepare_base
-
         places.run(self.settings).mkdir(parents=True, exist_ok=True)
         await ensure_topics(self.kafka, specs(self.settings))
+        await require(self.settings, self.kafka, "trainer")
+        from models.base import prepare_base  # torch: not before it is needed
+
         self.tell(state="preparing the base")
         folder = places.base_folder(self.settings)
         self.base = await asyncio.to_thread(prepare_base, self.settings.base, folder, log.info)
@@ -78,7 +83,7 @@ class Trainer:
             enable_idempotence=True,
             transaction_timeout_ms=30_000,
         )
-        await self.producer.start()
+        await self._begin()
         try:
             async with reader(self.settings, self.kafka) as log_reader:
                 await self._announce_base(log_reader)
@@ -88,6 +93,14 @@ class Trainer:
             raise Fenced("another trainer started with the same name and took over; this one stops") from None
         finally:
             await self.producer.stop()
+
+    async def _begin(self) -> None:
+        """Take the transactional id; nobody can be asked whether we may, for asking would fence who has it."""
+        try:
+            await self.producer.start()
+        except TransactionalIdAuthorizationFailed:
+            await self.producer.stop()
+            raise lacking(self.kafka, [f"Write transactional-id {self.group}"], "trainer") from None
 
     async def _announce_base(self, log_reader: Reader) -> None:
         event = ModelTrained(version=self.base.sha256, base=self.base.sha256, base_name=self.base.name, code=_code())
@@ -121,7 +134,8 @@ class Trainer:
         from models.dpo import DpoSettings, train
         from models.evaluate import EvaluationSettings, evaluate
 
-        dataset = await load(log_reader, batches, self.vault)
+        self.vault.refresh()
+        dataset = await load(log_reader, batches, self.vault, self.withheld)
         rows, held = dataset.split()
         if not rows:
             raise BatchBroken(f"no pair is left to train on ({dataset.withheld})")
@@ -191,6 +205,7 @@ class Trainer:
             dataset_sha256=trained.dataset_sha256,
             first_offset=min(batch.first_offset for batch in batches),
             last_offset=max(batch.last_offset for batch in batches),
+            cut={f"{topic}/{partition}": end for (topic, partition), end in dataset.cut.items()},
             trained=len(rows),
             held_back=len(held),
             withheld=sum(dataset.withheld.values()),
@@ -266,11 +281,11 @@ def _code() -> str:
 
 
 def run_trainer(settings: Settings) -> None:
-    """Run until ended; exits with EXIT_REFUSED if another trainer took over."""
+    """Run until ended; exits with EXIT_REFUSED if another trainer took over, or the cluster does not let us."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         asyncio.run(Trainer(settings, settings.kafka(), crash.from_env()).run())
-    except Fenced as fenced:
+    except (Fenced, *REFUSED) as refused:
         # Starting again would fence the other one in turn, for ever: a person must say which of the two is to stay.
-        log.critical("stopping: %s", fenced)
+        log.critical("stopping: %s", refused)
         sys.exit(EXIT_REFUSED)

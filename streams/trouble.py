@@ -42,8 +42,9 @@ class Trouble:
         return self._folder / f"trouble-{name}-{partition}.json"
 
     def _read(self, topic: str, partition: int) -> dict[str, int] | None:
+        """Give what a file holds; one that is damaged is a failure forgotten, which its next one notes again."""
         try:
-            found: dict[str, int] = json.loads(self._path(topic, partition).read_text())
-        except (FileNotFoundError, ValueError):
+            found = json.loads(self._path(topic, partition).read_text())
+            return {name: int(found[name]) for name in ("start", "end", "attempts")}
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        return found

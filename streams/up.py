@@ -7,6 +7,8 @@ import signal
 from typing import Any
 
 from streams import places
+from streams.registry_access import access
+from streams.schema_registry import register_if_set
 from streams.settings import Settings
 from streams.show import Screen
 from streams.supervisor import Deployment, deployment, require_port
@@ -22,15 +24,20 @@ async def _up(settings: Settings, screen: Screen) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    access(settings)  # a bad address or secret of the schema registry is refused before anything runs
     async with deployment(settings, {}, lambda text: screen.say(f"  {text}")) as running:
         live = ["follow"] if settings.follow else []
         names = ("worker", "graph", "trainer", "server", "embedder", "sink", "ticker", *live)
         await start_all(running, screen, *names)
         stopped = asyncio.create_task(stop.wait())
         ready = asyncio.create_task(_tell_when_ready(settings, screen))
+        registering = asyncio.create_task(
+            asyncio.to_thread(register_if_set, settings, lambda text: screen.say(f"  {text}"))
+        )
         waiting: set[asyncio.Future[Any]] = {stopped, running.failed}
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
+        registering.cancel()
         screen.say("\nstopping")
         if running.failed.done():
             running.failed.result()

@@ -10,6 +10,7 @@ make it count none; it is kept after it was sent, so that the same request said 
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ create table if not exists gone_post (number integer primary key, post text uniq
 create table if not exists gone_owner (owner text primary key, erased integer not null) without rowid;
 create table if not exists receipt (
     number integer primary key, record text unique not null, owner text not null, post text, partition integer not null,
-    offset integer not null, rows integer not null, sent integer not null default 0
+    offset integer not null, rows integer not null, sent integer not null default 0, asked_s real not null default 0
 );
 """
 
@@ -61,6 +62,9 @@ class Ledger:
         self._db.execute("pragma journal_mode=wal")
         self._db.execute("pragma synchronous=full")
         self._db.executescript(TABLES)
+        if "asked_s" not in {row[1] for row in self._db.execute("pragma table_info(receipt)")}:  # made before it was
+            self._db.execute("alter table receipt add column asked_s real not null default 0")
+            self._db.execute("update receipt set asked_s = ?", [time.time()])
 
     def close(self) -> None:
         """Close the file."""
@@ -120,9 +124,9 @@ class Ledger:
         """Note that requests came, and how many rows each was about; the first note of a record stays."""
         with self._whole():
             self._db.executemany(
-                "insert or ignore into receipt (record, owner, post, partition, offset, rows)"
-                " values (?, ?, ?, ?, ?, ?)",
-                [(*request, rows) for request, rows in requests],
+                "insert or ignore into receipt (record, owner, post, partition, offset, rows, asked_s)"
+                " values (?, ?, ?, ?, ?, ?, ?)",
+                [(*request, rows, time.time()) for request, rows in requests],
             )
 
     def owed(self) -> list[tuple[Request, int]]:
@@ -136,6 +140,11 @@ class Ledger:
     def waiting(self) -> int:
         """Count the receipts that are owed."""
         return int(self._db.execute("select count(*) from receipt where not sent").fetchone()[0])
+
+    def owed_since(self) -> float | None:
+        """Give when the oldest receipt that is owed was first asked for, Unix seconds; None if none is owed."""
+        found: float | None = self._db.execute("select min(asked_s) from receipt where not sent").fetchone()[0]
+        return found
 
     def sent(self, requests: Iterable[Request]) -> None:
         """Note that these receipts are in the log."""

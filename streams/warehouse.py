@@ -87,13 +87,13 @@ def server_of(settings: Settings, env: Mapping[str, str] | None = None) -> Serve
     env = os.environ if env is None else env
     if not settings.clickhouse:
         return None
-    url = urlsplit(settings.clickhouse)
     try:
+        url = urlsplit(settings.clickhouse)
         port = url.port
     except ValueError:
-        port = -1
+        url, port = urlsplit(""), None
     database = url.path.strip("/") or DATABASE
-    if url.scheme not in ("http", "https") or not url.hostname or port == -1 or url.username or url.query:
+    if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query:
         raise WarehouseRefused(
             f"{_PREFIX} must be http(s)://host:port/database; user and password go into {_PREFIX}_USER and _PASSWORD"
         )

@@ -25,7 +25,8 @@ log = logging.getLogger("xinfluencer.worker")
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30)  # a chunk, a snapshot
 REASONS_MAX = 64  # label values for reasons: they are words of this program, and this says so
-ALWAYS_SAID = ("id-conflict", "step-failed")  # counted from zero, so that the first one is seen as an increase
+ALWAYS_SAID = ("id-conflict", "step-failed")  # alerts wait for them: counted from zero, and told when last
+ORDINARY = ("too-late", "subject-withdrawn")  # people judge what is closed or deleted: recorded, and nobody's fault
 OTHER = "other"
 
 
@@ -64,6 +65,12 @@ class WorkerMetrics:
             "xinfluencer_records_refused", "Records that became dead letters, by reason.", [*by, "reason"],
             registry=here,
         )  # fmt: skip
+        self.refused_at = Gauge(
+            "xinfluencer_record_refused_timestamp_seconds",
+            "When a record was last refused that should not have been written, Unix time; 0 if never.",
+            [*by, "reason"],
+            registry=here,
+        )
         self.chunk = Histogram(
             "xinfluencer_chunk_seconds",
             "From taking a chunk of records to the acknowledgement of all that follows from it.",
@@ -96,6 +103,8 @@ class WorkerMetrics:
                     self.sent.labels(process, stage.name, kind.__name__)
             for reason in ALWAYS_SAID:
                 self.refused.labels(process, stage.name, self._reason(reason))
+                self.refused_at.labels(process, stage.name, reason)
+            self.refused_at.labels(process, stage.name, OTHER)
 
     def before(self, fold: Fold) -> Before:
         """Remember what a fold had counted; its own counts live in snapshots, and go back with them."""
@@ -115,6 +124,9 @@ class WorkerMetrics:
             reasons = Tally(one.event.reason for one in sent if isinstance(one.event, RecordRefused))
             for reason, number in reasons.items():
                 self.refused.labels(*labels, self._reason(reason)).inc(number)
+                if reason not in ORDINARY:
+                    told = reason if reason in ALWAYS_SAID else OTHER
+                    self.refused_at.labels(*labels, told).set_to_current_time()
 
     def snapshotted(self, stage: str, seconds: float) -> None:
         """Count a snapshot that stands."""

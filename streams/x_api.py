@@ -48,7 +48,12 @@ def token(env: Mapping[str, str] | None = None) -> str:
 
 def checked_url(url: str) -> str:
     """Give the API's address without a slash at its end; SourceRefused where the token would travel in clear."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        httpx.URL(url)  # its rules are stricter: ports, names
+        parts.port  # noqa: B018 - reading it checks it
+    except (ValueError, httpx.InvalidURL):
+        raise SourceRefused("XINFLUENCER_X_URL is no address: it must be https://host.") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
         raise SourceRefused("XINFLUENCER_X_URL must be https://host, with nothing but a path behind it.")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:

@@ -1,9 +1,11 @@
 """X's streams: a long HTTPS answer of JSON lines -> arrivals, and an honest account of what no connection covered.
 
 X gives no cursor. Ours is the time (ms) up to which everything was received; after a cut it says what to ask for: a
-backfill of up to five minutes, the recovery of a day, or nothing, and then there is a Gap. While older posts still
-flow in the cursor stays where it was, for a second cut then would lose the rest. Endpoints and errors as in X API v2,
-"Filtered stream", "Compliance streams", "Handling disconnections", "Recovery and redundancy" (docs.x.com).
+backfill of up to five minutes, the recovery of a day, or nothing, and then there is a Gap. X does not say whether a
+recovery was whole: where its newest post is not near its end the rest is asked for again, and then it is a Gap. While
+older posts still flow in the cursor stays where it was, for a second cut then would lose the rest. Endpoints and errors
+as in X API v2, "Filtered stream", "Compliance streams", "Handling disconnections", "Recovery and redundancy"
+(docs.x.com).
 """
 
 import re
@@ -24,6 +26,8 @@ from streams.x_api import authorized, checked_url, client, read_answer, refusal
 
 KEEP_ALIVE_S = 20.0  # X sends an empty line at least this often
 MARGIN_MS = 15_000  # a post may reach the stream so long after it was made
+NEAR_MS = 60_000  # a recovery whose newest post is so near its end was whole
+RECOVERIES_MAX = 5  # one after the other, each from where the one before it ended
 DAY_MS = 86_400_000  # X recovers no more
 SNOWFLAKE_MS = 1_288_834_974_657  # X's ids count milliseconds from here, shifted by 22 bits
 PARTITIONS = {"tweets": 4, "users": 4}  # of the compliance streams
@@ -100,13 +104,24 @@ class XStream:
         if cursor is not None and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 16):
             raise CursorTooOld(f"{self.stream}: {cursor[:40]!r} is no cursor of X's streams: start with --from-now.")
         at_ms = int(cursor) if cursor is not None else None
+        asked = 0
         while True:
             now_ms = self.clock_ms()
             request = plan(now_ms, at_ms, self.backfill_minutes, self.recovery)
+            newest_ms = 0
             async with aclosing(self._connection(request, now_ms)) as arrivals:
                 async for one in arrivals:
+                    newest_ms = max(newest_ms, (isinstance(one, Arrival) and one.made_ms) or 0)
                     yield one
-            at_ms = request.until_ms  # a recovery is through; what was made meanwhile comes next
+            # Only a recovery ends without an error, and X does not say whether it was whole.
+            until_ms = request.until_ms or now_ms
+            if newest_ms < until_ms - NEAR_MS:
+                asked += 1
+                if asked < RECOVERIES_MAX and at_ms is not None and newest_ms > at_ms + MARGIN_MS:
+                    at_ms = newest_ms  # what is missing is asked for once more
+                    continue
+                yield Gap(max(newest_ms, at_ms or 0), until_ms, "X ended the recovery with nothing newer")
+            asked, at_ms = 0, until_ms  # a recovery is through; what was made meanwhile comes next
             yield Arrival(None, str(at_ms))
 
     async def _connection(self, request: Request, now_ms: int) -> AsyncGenerator[Arrival | Gap, None]:
@@ -146,6 +161,8 @@ class XStream:
                 async for piece in response.aiter_raw():
                     for line in splitter.feed(piece):
                         yield line
+                if rest := splitter.rest():  # a whole answer, whose last line has no end
+                    yield rest
         except httpx.ReadTimeout:
             raise SourceBroken(f"nothing came for {2 * self.keep_alive_s:.0f} s, not even a keep-alive") from None
         except httpx.ConnectError as error:  # names, routes, certificates: nothing of the request is in it
@@ -172,6 +189,10 @@ class Splitter:
             self._held, self._size = [], 0
         self._hold(rest)
         return lines
+
+    def rest(self) -> bytes:
+        """Give what no line end has followed yet."""
+        return b"".join(self._held)
 
     def _hold(self, part: bytes) -> None:
         room = self._max - self._size

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from schemas.envelope import Refused
-from schemas.facts import AuthorFacts, Event, PostContent
+from schemas.facts import MS_MAX, AuthorFacts, Event, PostContent
 from schemas.posts import AuthorErased, AuthorHidden, AuthorShown, EngagementObserved, PostDeleted, PostObserved
 from streams.reading import Reading, Refusal, RightsOf, Said, What
 from streams.xv2 import COMPLIANCE, GONE_POST, HIDES, NOTHING_HELD, NOTHING_SAID, SHOWS, Met, add, said_order
@@ -40,6 +40,7 @@ from streams.xv2_post import (
     word,
 )
 
+AT_MS = re.compile(r"[0-9]{1,16}")
 EXACT = 2**53  # above it a number may have been rounded by whoever wrote it
 NOTICES = frozenset(("limit", "disconnect", "warning"))
 """X reports trouble of the stream; `limit` says how many posts were not delivered."""
@@ -272,8 +273,16 @@ def _complied(name: str, body: dict[str, Any], names: Names) -> Event | None:
         return PostDeleted(post=names.post(_id(status, "id"), "id"), owner=owner, source=names.source)
     owner = names.author(_id(part(body, "user") or body, "id"), "id")
     if meant in HIDES:
-        return AuthorHidden(owner=owner, source=names.source, reason=HIDES[meant])
-    return (AuthorShown if meant in SHOWS else AuthorErased)(owner=owner, source=names.source)
+        return AuthorHidden(owner=owner, source=names.source, reason=HIDES[meant], claimed_ms=_at_ms(body))
+    if meant in SHOWS:
+        return AuthorShown(owner=owner, source=names.source, claimed_ms=_at_ms(body))
+    return AuthorErased(owner=owner, source=names.source)
+
+
+def _at_ms(body: dict[str, Any]) -> int | None:
+    """Give when it happened, None where that is no time: nobody stays visible for that."""
+    text = str(body.get("timestamp_ms"))
+    return int(text) if AT_MS.fullmatch(text) and int(text) <= MS_MAX else None
 
 
 def _refuse(reading: Reading, what: What, refused: Refused, raw: Any) -> None:

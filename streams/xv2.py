@@ -14,6 +14,7 @@ from schemas.envelope import Refused
 from schemas.facts import Event, MediaKind
 from schemas.posts import AuthorErased, AuthorHidden, AuthorShown, EngagementObserved, PostDeleted, PostObserved
 from streams.reading import Reading, Refusal, RightsOf, Said, What
+from streams.rfc3339 import time_ms
 from streams.xv2_post import (
     KINDS,
     NOBODY,
@@ -196,8 +197,10 @@ class _Page:
             return PostDeleted(post=self.names.post(post, "id"), owner=self.names.owner(post), source=source)
         owner = self.names.author(part(body, "user"), "id")
         if name in HIDES:
-            return AuthorHidden(owner=owner, source=source, reason=HIDES[name])
-        return (AuthorShown if name in SHOWS else AuthorErased)(owner=owner, source=source)
+            return AuthorHidden(owner=owner, source=source, reason=HIDES[name], claimed_ms=_event_at(body))
+        if name in SHOWS:
+            return AuthorShown(owner=owner, source=source, claimed_ms=_event_at(body))
+        return AuthorErased(owner=owner, source=source)
 
     def _refuse(self, what: What, refused: Refused, raw: Any) -> None:
         self.reading.refusals.append(Refusal(what, refused.reason, refused.detail, raw))
@@ -213,6 +216,14 @@ def _is_other(one: Any) -> bool:
 def _compliance_in(value: Mapping[str, Any]) -> set[str]:
     """Find what a compliance line says; a post may have a field `withheld` of its own."""
     return set() if POST & value.keys() else set(COMPLIANCE & value.keys())
+
+
+def _event_at(body: Mapping[str, Any]) -> int | None:
+    """Give since when, None where that is no time: nobody stays visible for that."""
+    try:
+        return time_ms(body, "event_at")
+    except Refused:
+        return None
 
 
 def add(reading: Reading, said: Said, met: Met, post: str) -> None:

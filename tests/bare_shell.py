@@ -11,10 +11,11 @@ from typing import Any
 
 from faust.types import TP
 
-from schemas.events import AuthorForgotten, FeedbackGiven
+from schemas.events import AuthorForgotten, FeedbackGiven, PostForgotten
 from schemas.facts import PostContent
 from schemas.ids import digest
 from schemas.posts import PostObserved
+from schemas.seal import Unpunctured, post_name
 from streams.fold import Fold, Sent, Stage
 from streams.kafka import KafkaSettings
 from streams.memory import Logged
@@ -32,7 +33,7 @@ KAFKA = KafkaSettings(bootstrap="127.0.0.1:1")  # nobody is asked
 ZERO = "0" * 64
 
 
-class Keys:
+class Keys(Unpunctured):
     """Keys in memory that last."""
 
     def get(self, owner: str) -> bytes | None:
@@ -126,6 +127,8 @@ class World:
         other = Vault(self.settings.data / "vault" / "keys.sqlite")  # as another process sees it
         gone = [one.event.owner for one in records if isinstance(one.event, AuthorForgotten)]
         keys = {owner: other.get(owner) for owner in gone}
+        posts = [one.event for one in records if isinstance(one.event, PostForgotten)]
+        keys |= {one.post: other.leaf(one.owner, post_name(one.post)) for one in posts}
         other.close()
         return (self.kept() if self.shell.owned else None), keys
 

@@ -11,6 +11,7 @@ from schemas import events as e
 from schemas import facts, learned
 from schemas import posts as ps
 from schemas.envelope import Out, Record
+from schemas.seal import Unpunctured
 from tests.feeds import worded
 
 RIGHTS = facts.Rights(index=True, train=True, show=True, policy="test")
@@ -46,7 +47,7 @@ BASELINE = facts.Measured(
 BETTER = BASELINE.model_copy(update={"accuracy": 0.7, "margin": 0.3})
 
 
-class NoKeys:
+class NoKeys(Unpunctured):
     """Steps see open words, so nothing here is ever sealed."""
 
     def get(self, owner: str) -> bytes | None:

@@ -23,14 +23,16 @@ from aiokafka.errors import KafkaError
 from schemas import envelope
 from schemas.envelope import Record, Refused
 from schemas.topics import TOPICS, partitions
+from streams.adopt import begun
 from streams.fold import Fold, Sent, Stage
 from streams.kafka import KafkaSettings, ensure_topics, topic_ids
 from streams.kafka import cluster_id as cluster_id_of
+from streams.object_snapshots import keeper
 from streams.reader import reader
 from streams.sender import Sender
 from streams.settings import Settings
 from streams.settle import settled
-from streams.snapshots import Bound, SnapshotFolder, state_hash
+from streams.snapshots import Bound, state_hash
 from streams.supervisor import ticks
 from streams.topics import specs
 from streams.topology import stages
@@ -181,10 +183,10 @@ async def judge(settings: Settings, kafka: KafkaSettings, table: Sequence[Stage]
         log = await log_reader.everything(*(topic.name for topic in TOPICS))
     vault = vault_of(settings)
     table = table or stages(settings.tuning)
-    verdict = verify(log, table, settings.partitions, vault)
+    snapshots = keeper(settings.snapshots, settings.data / "snapshots")
+    verdict = verify(log, table, settings.partitions, vault, await begun(settings, kafka, snapshots, table, vault))
     ids = await topic_ids(kafka, [settings.physical(stage.reads.name) for stage in table])
     cluster = await cluster_id_of(kafka)
-    snapshots = SnapshotFolder(settings.data / "snapshots")
     for stage in table:
         physical = settings.physical(stage.reads.name)
         for partition in range(partitions(stage.reads, settings.partitions)):

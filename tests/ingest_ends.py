@@ -9,6 +9,7 @@ from typing import Any
 from schemas import envelope, seal
 from schemas.envelope import Record
 from schemas.facts import Event
+from schemas.seal import Unpunctured
 from streams.firsts import Firsts
 from streams.fold import Sent
 from streams.ingest import Known, Summary, ingest, ingest_values
@@ -21,7 +22,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"  # real posts, which are 
 NOW_MS = 1_767_571_200_000
 
 
-class MemoryKeys:
+class MemoryKeys(Unpunctured):
     """Keys made of the owner's name."""
 
     def __init__(self) -> None:

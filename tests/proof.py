@@ -35,7 +35,7 @@ SIZES = {  # name -> (ci, night, release)
     "broker kills": (1, 20, 100),
     "broker pauses": (1, 3, 10),
     "trainer rounds": (1, 7, 30),  # of 10 points each
-    "fuzz decoder": (50_000, 2_000_000, 20_000_000),
+    "fuzz decoder": (50_000, 500_000, 5_000_000),  # of each of the four sources
     "fuzz broker": (2_000, 50_000, 500_000),
     "burst": (1_000, 10_000, 100_000),
     "simulation": (2_000, 100_000, 1_000_000),

@@ -10,6 +10,7 @@ from schemas import learned as l
 from schemas import posts as ps
 from schemas.facts import Event, Measured
 from schemas.ids import digest
+from schemas.seal import Unpunctured
 from schemas.topics import TOPICS, partitions
 from streams.forgetting import Forgetting
 from streams.memory import Engine
@@ -24,7 +25,7 @@ WIDTH = 2
 LOGS = {topic.name: "log" for topic in TOPICS}
 
 
-class Keyring:
+class Keyring(Unpunctured):
     """Keys in memory, one a person."""
 
     def get(self, owner: str) -> bytes | None:

@@ -229,6 +229,7 @@ CREATE TABLE IF NOT EXISTS `intent_declared`
     `source` LowCardinality(String),
     `train` Nullable(Bool),
     `index` Nullable(Bool),
+    `claimed_ms` Nullable(UInt64),
     `time` DateTime64(3, 'UTC') ALIAS fromUnixTimestamp64Milli(toInt64(least(time_ms, 10413791999999))),
     `earliest` UInt64 MATERIALIZED bitNot(offset)
 )
@@ -247,6 +248,7 @@ CREATE TABLE IF NOT EXISTS `author_hidden`
     `owner` String,
     `source` LowCardinality(String),
     `reason` LowCardinality(String),
+    `claimed_ms` Nullable(UInt64),
     `time` DateTime64(3, 'UTC') ALIAS fromUnixTimestamp64Milli(toInt64(least(time_ms, 10413791999999))),
     `earliest` UInt64 MATERIALIZED bitNot(offset)
 )
@@ -264,6 +266,7 @@ CREATE TABLE IF NOT EXISTS `author_shown`
     `bytes` UInt32,
     `owner` String,
     `source` LowCardinality(String),
+    `claimed_ms` Nullable(UInt64),
     `time` DateTime64(3, 'UTC') ALIAS fromUnixTimestamp64Milli(toInt64(least(time_ms, 10413791999999))),
     `earliest` UInt64 MATERIALIZED bitNot(offset)
 )
@@ -971,6 +974,7 @@ CREATE TABLE IF NOT EXISTS `model_trained`
     `dataset_sha256` Nullable(String),
     `first_offset` Nullable(UInt64),
     `last_offset` Nullable(UInt64),
+    `cut` Map(String, String),
     `trained` UInt64,
     `held_back` UInt64,
     `withheld` UInt64,
@@ -1174,6 +1178,26 @@ CREATE TABLE IF NOT EXISTS `author_forgotten`
 )
 ENGINE = ReplacingMergeTree(earliest) ORDER BY (id, partition) SETTINGS old_parts_lifetime = 1, finished_mutations_to_keep = 0
 COMMENT 'Receipt: the author\'s key was destroyed before this was written.';
+
+CREATE TABLE IF NOT EXISTS `post_forgotten`
+(
+    `id` String,
+    `topic` LowCardinality(String),
+    `partition` UInt32,
+    `offset` UInt64,
+    `time_ms` UInt64,
+    `writer` LowCardinality(String),
+    `bytes` UInt32,
+    `owner` String,
+    `post` String,
+    `requested_topic` LowCardinality(String),
+    `requested_partition` UInt32,
+    `requested_offset` UInt64,
+    `time` DateTime64(3, 'UTC') ALIAS fromUnixTimestamp64Milli(toInt64(least(time_ms, 10413791999999))),
+    `earliest` UInt64 MATERIALIZED bitNot(offset)
+)
+ENGINE = ReplacingMergeTree(earliest) ORDER BY (id, partition) SETTINGS old_parts_lifetime = 1, finished_mutations_to_keep = 0
+COMMENT 'Receipt: the post\'s key was destroyed before this was written.';
 
 CREATE TABLE IF NOT EXISTS `copy_erased`
 (

@@ -1,135 +1,48 @@
 """Alerts: every rule fires on a series as it would really be, is silent on a healthy one, and is told alike to all."""
 
 import asyncio
+import importlib.util
 import itertools
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 
-from streams import alert_rules, alerting, doctor_folder, doctor_machine
-from streams.alert_rules import KINDS, RULES, Rule
+from streams import alert_rules, alerting, cli, doctor, doctor_folder, doctor_machine, supervisor
+from streams.alert_rules import RULES, Rule
 from streams.alerting import KEPT_S, Firing, Watch
 from streams.machine_metrics import write
-from streams.readings import Compare, History, Key, Reading, Share, holds, span
+from streams.readings import Compare, History, Reading, Share, holds, span
+from streams.runbook import ADVICE, CODES, DEATHS, KINDS
 from streams.settings import Settings
+from streams.shell import EXIT_AGAIN, EXIT_REFUSED
+from tests import alert_cases
+from tests.alert_cases import (
+    BREAK,
+    BROKEN,
+    FREE,
+    MINUTE,
+    NEAR,
+    RESTARTS,
+    ROOT,
+    T0,
+    UNRECORDED,
+    Curve,
+    healthy,
+    key,
+    sent,
+)
 
-ROOT = Path(alerting.ROOT)
-MINUTE, HOUR = 60, 3_600
-T0 = 1_700_000_000.0
-Row = dict[Key, float]
-Curve = Callable[[int], Row]  # minute -> what the files say then
-
-
-def key(name: str, **labels: str) -> Key:
-    return name, tuple(sorted(labels.items()))
-
-
-def sent(event: str, stage: str = "metadata") -> Key:
-    return key("xinfluencer_events_sent_total", process="worker-0", stage=stage, event=event)
-
-
-LAG = key("xinfluencer_lag_records", process="worker-0", topic="signals", partition="1")
-NEXT = key("xinfluencer_next_offset", process="worker-0", topic="signals", partition="1")
-SINK_LAG = key("xinfluencer_lag_records", process="sink", topic="tweets", partition="0")
-SINK_NEXT = key("xinfluencer_next_offset", process="sink", topic="tweets", partition="0")
-LETTERS = key("xinfluencer_end_offset", process="sink", topic="dead-letters", partition="0")
-RAISED = key("xinfluencer_end_offset", process="sink", topic="alerts", partition="0")
-AGE = key("xinfluencer_snapshot_age_seconds", process="worker-0", stage="rewards", partition="2")
-GAPS = key("xinfluencer_source_gaps_total", stream="bluesky")
-SILENT = key("xinfluencer_source_silent_seconds", stream="bluesky")
-FREE = key("xinfluencer_disk_free_bytes", folder="data")
-OWED = key("xinfluencer_erasures_owed", process="embedder")
-RESTARTS = key("xinfluencer_process_restarts_total", process="worker")
-REFUSED = key("xinfluencer_adapter_refusals_total")
-UNRECORDED = key("xinfluencer_records_failed_total")
-POSTS = sent("PostDescribed")
-WRITTEN = key("xinfluencer_written_timestamp_seconds", process="worker-0")
-
-
-def reason(name: str) -> Key:
-    return key("xinfluencer_records_refused_total", process="worker-0", stage="intake", reason=name)
-
-
-def healthy(minute: int) -> Row:
-    """A deployment that works: 60 to 100 posts a minute, busier by day; a little lag that moves; a few old letters."""
-    day = sum(60 + 40 * (m // 720 % 2) for m in range(0, minute, 60)) * 60
-    return {
-        LAG: float(minute * 7 % 900),
-        NEXT: minute * 400.0,
-        SINK_LAG: float(minute * 13 % 3_000),
-        SINK_NEXT: minute * 900.0,
-        LETTERS: 4.0,
-        RAISED: 2.0,
-        AGE: float(minute % 3),
-        GAPS: 0.0,
-        SILENT: float(minute % 20),
-        FREE: 60e9 - minute * 1e5,
-        OWED: float(minute % 50 != 0) * 3,  # emptied by each upkeep
-        RESTARTS: float(minute > 300),
-        REFUSED: 0.0,
-        UNRECORDED: 0.0,
-        WRITTEN: T0 + minute * MINUTE - 4,
-        sent("PostDescribed"): float(day),
-        sent("RewardClosed", "rewards"): day * 1.4,
-        sent("RecordRefused"): 7.0,
-        sent("PairFormed", "pairing"): day * 0.05,
-        sent("BatchClosed", "batching"): day * 0.05 // 64,
-        sent("ModelRefused", "releases"): 1.0,
-        reason("id-conflict"): 0.0,
-        reason("step-failed"): 0.0,
-    }
-
-
-def after(minute: int, change: Callable[[int, Row], Mapping[Key, float]]) -> Curve:
-    """Healthy until a minute, then with changes that get (minutes since, the healthy row)."""
-    return lambda now: {**healthy(now), **(change(now - minute, healthy(now)) if now >= minute else {})}
-
-
-BREAK = 33 * 60  # minutes of health before it: a whole past for the drifts
-
-
-def frozen(*keys: Key) -> Curve:
-    return after(BREAK, lambda _, row: {one: healthy(BREAK)[one] + (one[0].endswith("lag_records")) for one in keys})
-
-
-def slowed(times: float, *events: Key) -> Curve:
-    """From the break on, so many more or fewer for each of what they are made of."""
-    at = healthy(BREAK)
-    return after(BREAK, lambda _, row: {one: at[one] + (row[one] - at[one]) * times for one in events})
-
-
-BROKEN: dict[str, tuple[Curve, int, int]] = {  # rule -> the series, minutes until it must fire, minutes it may not yet
-    "XinfluencerStuck": (frozen(LAG, NEXT), 20, 5),
-    "XinfluencerBehind": (after(BREAK, lambda m, row: {SINK_LAG: 11_000.0 + m * 50}), 17, 10),
-    "XinfluencerDeadLetters": (after(BREAK, lambda m, row: {sent("RecordRefused"): 8.0}), 2, 0),
-    "XinfluencerIdConflict": (after(BREAK, lambda m, row: {reason("id-conflict"): 1.0}), 2, 0),
-    "XinfluencerStepFailed": (after(BREAK, lambda m, row: {reason("step-failed"): 1.0}), 2, 0),
-    "XinfluencerRewardsDrift": (slowed(0.05, sent("RewardClosed", "rewards")), 8 * 60, 60),
-    "XinfluencerRefusalsDrift": (
-        after(BREAK, lambda m, row: {sent("RecordRefused"): 7 + 0.2 * (row[POSTS] - healthy(BREAK)[POSTS])}),
-        8 * 60,
-        5,
-    ),
-    "XinfluencerPairsDrift": (slowed(6.0, sent("PairFormed", "pairing")), 8 * 60, 30),
-    "XinfluencerDiskFilling": (after(BREAK, lambda m, row: {FREE: 4.9e9}), 7, 3),
-    "XinfluencerDiskFull": (after(BREAK, lambda m, row: {FREE: 0.9e9}), 3, 0),
-    "XinfluencerStaleSnapshot": (after(BREAK, lambda m, row: {AGE: m * 60.0}), 10, 5),
-    "XinfluencerReleaseRefused": (after(BREAK, lambda m, row: {sent("ModelRefused", "releases"): 2.0}), 2, 0),
-    "XinfluencerSourceGap": (after(BREAK, lambda m, row: {GAPS: 1.0}), 2, 0),
-    "XinfluencerSourceSilent": (after(BREAK, lambda m, row: {SILENT: m * 60.0}), 6, 2),
-    "XinfluencerAdapterRefused": (after(BREAK, lambda m, row: {REFUSED: 1.0}), 2, 0),
-    "XinfluencerAnswersUnrecorded": (after(BREAK, lambda m, row: {UNRECORDED: 1.0 + m}), 4, 1),
-    "XinfluencerErasureOverdue": (after(BREAK, lambda m, row: {OWED: 1.0}), 24 * 60 + 60, 22 * 60),
-    "XinfluencerRestarting": (after(BREAK, lambda m, row: {RESTARTS: 1.0 + m}), 5, 1),
-    "XinfluencerMetricsStale": (after(BREAK, lambda m, row: {WRITTEN: T0 + BREAK * MINUTE}), 5, 1),
-    "XinfluencerAlertRaised": (after(BREAK, lambda m, row: {RAISED: 3.0}), 2, 0),
-}  # fmt: skip
+HOUR = 3_600
 
 
 def lived(curve: Curve, minutes: int, rules: tuple[Rule, ...] = RULES) -> dict[str, int]:
@@ -155,6 +68,11 @@ def test_nothing_fires_while_all_is_well_from_the_first_look_on_and_after_days()
     assert lived(healthy, BREAK + 300) == {}
 
 
+@pytest.mark.parametrize("name", NEAR)
+def test_what_only_comes_close_does_not_fire(name: str) -> None:
+    assert lived(NEAR[name], BREAK + 121, tuple(rule for rule in RULES if rule.name == name)) == {}
+
+
 def test_one_case_does_not_set_off_what_is_not_about_it() -> None:
     """A small table of what comes together; everything else must stay silent."""
     together = {
@@ -175,8 +93,8 @@ def test_every_rule_has_its_case_and_a_name_of_its_own() -> None:
 def test_a_counter_that_began_again_is_no_negative_increase_and_a_restart_no_alert() -> None:
     history = History()
     for at, value in enumerate((5, 6, 0, 2)):
-        history.add(T0 + at, {REFUSED: float(value)})
-    reading = Reading(REFUSED[0], (), (), "increase", 60)
+        history.add(T0 + at, {UNRECORDED: float(value)})
+    reading = Reading(UNRECORDED[0], (), (), "increase", 60)
     assert reading.values(history, T0 + 3) == {(): 3.0}
 
 
@@ -316,6 +234,16 @@ def test_the_files_in_the_project_are_those_of_the_table() -> None:
     assert (ROOT / alerting.PAGE).read_text() == alerting.page()
 
 
+def test_promtool_is_asked_what_our_tests_ask() -> None:
+    assert (ROOT / alert_cases.FILE).read_text() == alert_cases.promtool(), "python -m tests.alert_cases writes it"
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed; it comes with Prometheus")
+@pytest.mark.parametrize("said", [("check", "rules", alerting.ALERTS), ("test", "rules", alert_cases.FILE)])
+def test_promtool_itself_agrees(said: tuple[str, str, Path]) -> None:
+    subprocess.run(["promtool", *said[:2], ROOT / said[2]], check=True)
+
+
 def test_prometheus_can_read_the_rules() -> None:
     """The structure that promtool checks: groups, names, durations, labels; and expressions of our own grammar."""
     told = yaml.safe_load(alerting.prometheus())
@@ -350,14 +278,67 @@ def test_the_judge_of_expressions_sees_what_is_none(wrong: str) -> None:
 
 def test_the_page_has_a_section_for_every_alert_and_a_line_for_every_kind_that_is_raised() -> None:
     page = alerting.page()
+    assert set(ADVICE) == {rule.name for rule in RULES}
     for rule in RULES:
         section = page.split(f"## {rule.name}\n")[1].split("\n## ")[0]
-        assert rule.do in section
-        assert "**Look:**" in section
+        said = [part.split(" ")[0] for part in section.split("\n\n**")[1:]]
+        assert [f"**{one}" for one in said] == ["**At", "**Look:**", "**Do:**", "**Over"]
+        assert all(text in section for text in (rule.means, rule.look, rule.do, *ADVICE[rule.name]))
+        assert f"(#{rule.name.lower()})" in page
     raised = set()
     for path in [*(ROOT / "streams").glob("*.py"), *(ROOT / "agents").glob("*.py")]:
         raised |= set(re.findall(r"""(?:AlertRaised\(kind=|\balert\(|_complain\()"([a-z-]+)\"""", path.read_text()))
     assert raised == set(KINDS)
+
+
+def parse(command: str) -> None:
+    """Let the command line's own parser read it, as far as it would before it does anything. Raises what it says."""
+    words = shlex.split(command.partition("|")[0])
+    assert words.pop(0) == "xinfluencer"
+    found: Any = typer.main.get_command(cli.app)
+    context = None
+    while True:
+        context = found.make_context(found.name or "xinfluencer", words, parent=context)
+        if not hasattr(found, "commands"):
+            return
+        _, found, words = found.resolve_command(context, [*context._protected_args, *context.args])
+
+
+def commands(page: str) -> set[str]:
+    return set(re.findall(r"`(xinfluencer [^`]+)`", page))
+
+
+def test_every_command_on_the_page_is_one_that_can_be_typed() -> None:
+    found = commands(alerting.page())
+    assert len(found) > 15
+    for command in found:
+        parse(command)
+    for module, _ in re.findall(r"`python -m ([a-z_.]+)( [A-Z]+)?`", alerting.page()):
+        assert importlib.util.find_spec(module), module
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["xinfluencer alert", "xinfluencer dead-letters", "xinfluencer dead-letters show", "xinfluencer backup STORE --all",
+     "xinfluencer command roll-back VERSION", "xinfluencer ingest"],
+)  # fmt: skip
+def test_a_command_that_cannot_be_typed_would_be_seen(wrong: str) -> None:
+    with pytest.raises(Exception, match=r"Usage:|Missing (argument|option|parameter)|No such (command|option)"):
+        parse(wrong)
+
+
+def test_what_the_page_says_of_the_program_is_so() -> None:
+    page = alerting.page()
+    checks = {doctor.name_of(one) for one in (*doctor.HERE, *doctor.ASKED)}
+    for named in re.findall(r"`xinfluencer doctor` \(([a-z, ]+)\)", page):
+        assert set(named.split(", ")) <= checks, named
+    assert {"0", "1", str(EXIT_AGAIN), str(EXIT_REFUSED), "130"} <= {code for code, _ in CODES}
+    known = set(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+    assert {name for names, _ in DEATHS for name in names.split(", ")} <= known | {*supervisor.APART}
+    for report in re.findall(r"xinfluencer report ([a-z]+)", page):
+        assert report in tomllib.loads((ROOT / "streams" / "reports.toml").read_text())
+    assert f"after {supervisor.STILL_S_MAX:.0f} seconds" in page
+    assert f"within {supervisor.BACKOFF_S_MAX:.0f} seconds" in page
 
 
 def test_limits_that_doctor_has_too_are_doctors() -> None:

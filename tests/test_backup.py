@@ -217,6 +217,50 @@ def test_a_segment_says_where_it_goes_and_no_cut_of_it_passes_for_whole(sizes: l
                 span(path, data[:whole])
 
 
+def test_a_deployment_that_sealed_nothing_yet_has_no_keys_and_comes_back(
+    settings: Settings, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after `topics --create`: there is a log, and no vault."""
+    for gone in ("keys.sqlite", None):
+        shutil.rmtree(settings.data / "vault") if gone is None else (settings.data / "vault" / gone).unlink()
+        before = tree(settings.data)
+        run_backup(settings, store.folder)
+        assert "the store holds no keys" in capsys.readouterr().out
+        assert not (settings.data / "vault" / "keys.sqlite").exists(), "looking made one"
+        assert faults(store) == []
+        restore.restore(lost(settings), store.folder)
+        assert tree(settings.data) == before
+        assert known(settings.data / "vault" / "keys.sqlite") == {}
+        vault = Vault(settings.data / "vault" / "keys.sqlite")
+        assert vault.make("x:@1"), "and it is a vault like any other"
+        vault.close()
+    run_backup(settings, store.folder)
+    assert "no keys" not in capsys.readouterr().out
+    assert set(known(store.keys)) == {"x:@1"}
+
+
+def test_a_lost_vault_does_not_replace_the_one_that_opens_all_backups(settings: Settings, store: Store) -> None:
+    make(settings, store, NOW_MS)
+    path = settings.data / "vault" / "keys.sqlite"
+    before, kept, sent = known(path), store.keys.read_bytes(), path.read_bytes()
+    path.unlink()
+    with pytest.raises(BackupRefused, match=r"knows 0 owners, .* 3: its keys are lost.*Put that file in its place"):
+        make(settings, store, NOW_MS + 1)
+    vault = Vault(path)  # as the next start makes it
+    vault.make("x:@4")
+    vault.close()
+    with pytest.raises(BackupRefused, match="knows 1 owners"):
+        make(settings, store, NOW_MS + 1)
+    assert (store.keys.read_bytes(), store.keys_fault(), len(store.names())) == (kept, "", 1)
+    path.write_bytes(sent)
+    make(settings, store, NOW_MS + 1)
+    assert known(store.keys) == before
+    store.keys.write_bytes(b"rotten")
+    path.unlink()
+    make(settings, store, NOW_MS + 2)  # what is damaged opens nothing: it keeps nobody from a backup
+    assert store.keys_fault() == ""
+
+
 # ---- damage ---------------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +312,23 @@ def test_every_bit_of_the_sum_of_the_keys_counts(whole: Store) -> None:
     finally:
         path.write_bytes(kept)
     assert whole.keys_fault() == ""
+
+
+def test_a_content_under_another_ones_name_is_found(settings: Settings, store: Store) -> None:
+    """Whole, well pressed and of the right length, and yet not what was stored: only the hash tells."""
+    (settings.data / "ingest" / "bluesky" / "cursor").write_text("cursor 1")
+    make(settings, store, NOW_MS)
+    (settings.data / "ingest" / "bluesky" / "cursor").write_text("cursor 2")
+    make(settings, store, NOW_MS + 1)
+    one, other = (
+        next(file.sha256 for file in store.manifest(name).files if file.path.endswith("cursor"))
+        for name in store.names()
+    )
+    shutil.copy(store.folder / "objects" / one[:2] / one, store.folder / "objects" / other[:2] / other)
+    assert any("not what its name says" in fault for fault in faults(store))
+    with pytest.raises(BackupRefused, match="not what its name says"):
+        restore.restore(lost(settings), store.folder)
+    assert not settings.data.exists()
 
 
 def test_a_file_that_is_gone_is_found(whole: Store) -> None:
@@ -368,7 +429,7 @@ def test_an_old_vault_does_not_bring_back_who_has_a_receipt_in_the_log(
     assert opened.make("x:@2") is None
     assert opened.make("x:@9") is None
     opened.close()
-    monkeypatch.setattr(restore, "forget", lambda vault, owners: 0)
+    monkeypatch.setattr(restore, "forget", lambda vault, receipts: 0)
     restore.restore(lost(settings), store.folder)
     assert known(path)["x:@2"] is not None, "the control: without a second forgetting the key is there again"
 

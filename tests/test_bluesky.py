@@ -182,13 +182,16 @@ def test_a_like_of_what_is_no_post_is_of_no_use() -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (account(True), AuthorShown(owner=ME, source="bluesky")),
+        (account(True), AuthorShown(owner=ME, source="bluesky", claimed_ms=AT_MS)),
         (account(False, "deleted"), AuthorErased(owner=ME, source="bluesky")),
-        (account(False, "takendown"), AuthorHidden(owner=ME, source="bluesky", reason="takendown")),
-        (account(False, "suspended"), AuthorHidden(owner=ME, source="bluesky", reason="suspended")),
-        (account(False, "deactivated"), AuthorHidden(owner=ME, source="bluesky", reason="deactivated")),
-        (account(False), AuthorHidden(owner=ME, source="bluesky", reason="inactive")),
-        (account(False, "new\nword"), AuthorHidden(owner=ME, source="bluesky", reason="inactive")),
+        (account(False, "takendown"), AuthorHidden(owner=ME, source="bluesky", reason="takendown", claimed_ms=AT_MS)),
+        (account(False, "suspended"), AuthorHidden(owner=ME, source="bluesky", reason="suspended", claimed_ms=AT_MS)),
+        (
+            account(False, "deactivated"),
+            AuthorHidden(owner=ME, source="bluesky", reason="deactivated", claimed_ms=AT_MS),
+        ),
+        (account(False), AuthorHidden(owner=ME, source="bluesky", reason="inactive", claimed_ms=AT_MS)),
+        (account(False, "new\nword"), AuthorHidden(owner=ME, source="bluesky", reason="inactive", claimed_ms=AT_MS)),
         (account(False, "throttled"), None),
         (account(False, "desynchronized"), None),
         ({"did": DID, "time_us": 1, "kind": "identity", "identity": {"did": DID, "handle": "me.example"}}, None),
@@ -217,15 +220,21 @@ def test_accounts_come_and_go_and_what_is_not_for_us_is_counted(value: Any, expe
 )
 def test_an_intent_maps_only_where_its_words_are_clear(record: Any, train: Any) -> None:
     declared = message(T0_US, INTENTS, rkey="self", record={"$type": INTENTS, **record})
-    assert said(declared) == IntentDeclared(owner=ME, source="bluesky", train=train, index=None)
+    assert said(declared) == IntentDeclared(owner=ME, source="bluesky", train=train, index=None, claimed_ms=AT_MS)
 
 
 def test_a_declaration_that_is_deleted_says_nothing_any_more_and_one_for_somebody_else_is_not_ours() -> None:
     gone = message(T0_US, INTENTS, rkey="self", operation="delete")
-    assert said(gone) == IntentDeclared(owner=ME, source="bluesky")
+    assert said(gone) == IntentDeclared(owner=ME, source="bluesky", claimed_ms=AT_MS)
     for operation in ("create", "delete"):
         other = message(T0_US, INTENTS, rkey="did:web:else.example", operation=operation)
         assert reading_of(other) == Reading(of_no_use=1)
+
+
+@pytest.mark.parametrize("time_us", [None, "5", 0, -5, True, 1.5, 10**30])
+def test_nobody_stays_visible_for_a_time_that_is_none(time_us: Any) -> None:
+    odd = {**account(False, "suspended"), "time_us": time_us}
+    assert said(odd) == AuthorHidden(owner=ME, source="bluesky", reason="suspended")
 
 
 BAD: list[tuple[str, str, Any]] = [

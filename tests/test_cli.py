@@ -113,9 +113,10 @@ def test_a_data_folder_keeps_what_its_log_was_made_with_and_the_environment_goes
     later = Settings.from_env(here)
     assert (later.ages_ms, later.partitions) == ((10, 20), 2)
     assert Settings.from_env({**here, "XINFLUENCER_AGES_MS": "30"}).ages_ms == (30,)
-    (tmp_path / "deployment.json").write_text("{")
-    with pytest.raises(SettingsRefused, match=r"deployment\.json"):
-        Settings.from_env(here)
+    for torn in ("{", "5", "[]", "null", '["partitions"]', '{"partitions": {}}'):
+        (tmp_path / "deployment.json").write_text(torn)
+        with pytest.raises(SettingsRefused, match=r"deployment\.json|XINFLUENCER_PARTITIONS"):
+            Settings.from_env(here)
 
 
 def test_a_bad_setting_names_its_variable() -> None:

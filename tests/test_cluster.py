@@ -1,285 +1,50 @@
-"""Cluster mode on one machine: least rights, three workers, a rolling restart, a new version of a step."""
+"""Cluster mode on one machine: three workers come and go, restarts one by one, a new version of a step.
+
+Least rights on a secured broker are in test_access.py.
+"""
 
 import asyncio
 import json
-import re
 import signal
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache as once
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
-from confluent_kafka import TopicCollection
 
 from agents import reactions
-from schemas import learned, posts
-from schemas import topics as t
+from schemas.events import AlertRaised
 from schemas.topics import partitions
-from streams.access_rules import PROCESSES, Rule, lines, rules
-from streams.adopt import CannotAdopt, adopt, begins, carried, since
-from streams.dataset import closed_batches, load
-from streams.fold import Fold, Sent, Stage
-from streams.kafka import KafkaSettings, LogInRefused, cluster_id, committed_offsets, ensure_topics, topic_ids
+from streams import doctor_folder
+from streams.adopt import CannotAdopt, adopt, carried
+from streams.commands import run_verify
+from streams.doctor_check import Context
+from streams.fold import Fold, Memory
+from streams.graph_view import read_state
+from streams.kafka import KafkaSettings
 from streams.object_snapshots import SnapshotStore
-from streams.reader import reader
-from streams.records import outside
 from streams.sender import Sender
 from streams.settings import Settings
 from streams.settle import settled
 from streams.shell import EXIT_REFUSED
-from streams.snapshots import Bound, SnapshotFolder
-from streams.supervisor import ticks
-from streams.topics import specs
+from streams.snapshots import Bound, SnapshotFolder, state_hash
 from streams.topology import stages
-from streams.trainer import Trainer
-from streams.vault import Vault
-from streams.verify import Verdict, verify
+from streams.verify import ADOPTED, Verdict
 from tests import harness
 from tests.cluster_worker import next_stages
-from tests.feeds import RIGHTS, feed
-from tests.harness import AGES_MS, Workers, ended, finish, judge, settings_for, write
+from tests.feeds import feed
+from tests.harness import Workers, finish, judge, now_ms, settings_for, vault_of, write
+from tests.proof import Say
 from tests.s3_server import s3_env, s3_server
-from tests.secure_broker import SecureBroker, env_of
 
 SEED = 17
-PREFIX = "p-"
-LACKING = {
-    "metadata": ("topic", "secure.tweets", "Read"),
-    "intake": ("group", "secure.xinfluencer-worker-intake", "Read"),
-    "reactions": ("topic", "secure.signals", "Write"),
-    "pairing": ("topic", "secure.models", "Describe"),
-}
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
-
-
-def now_ms() -> int:
-    return int(time.time() * 1000)
-
-
-def vault_of(settings: Settings) -> Vault:
-    return Vault(settings.data / "vault" / "keys.sqlite")
-
-
-# ---- least rights ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def secure(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[SecureBroker]:
-    users = [f"{PREFIX}{process}" for process in PROCESSES] + [f"{PREFIX}worker-{name}" for name in LACKING]
-    running = SecureBroker(tmp_path_factory.mktemp("secure"), cache, [*users, "stranger"])
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-def deployed(secure: SecureBroker, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Rules for everybody, then topics, made by the operator with the operator's rights."""
-    settings = settings_for(tmp_path_factory.mktemp("data"), "secure", partitions=2)
-    for process in PROCESSES:
-        secure.allow(rules(settings, process, PREFIX))
-    asyncio.run(ensure_topics(secure.settings(f"{PREFIX}operator"), specs(settings)))
-    return settings
-
-
-def everything(settings: Settings, vault: Vault) -> dict[str, list[Sent]]:
-    """Make, by who writes it, a feed that leads to a record in every topic that the agents write."""
-    now = now_ms()
-    by: dict[str, list[Sent]] = {"ingest": [], "server": [], "operator": []}
-    for one in feed(SEED, 80, settings.partitions, vault, now):
-        by["ingest" if one.topic == t.TWEETS.name else "server"].append(one)
-    first = by["ingest"][0]
-    like = posts.ReactionObserved(
-        act="b:like-1", owner="b:2", source="bluesky", kind="like", target="b:1", post="b:post-1", rights=RIGHTS
-    )
-    by["ingest"] += [
-        outside(posts.AuthorErased(owner="x:@1", source="x"), "/sources/x", now, settings.partitions, vault),
-        outside(like, "/sources/bluesky", now, settings.partitions, vault),
-        first._replace(value=first.value + b" "),  # the same id, another payload: a dead letter and an alert
-    ]
-    base = learned.ModelTrained(version="0" * 64, base="0" * 64, base_name="none")
-    by["operator"] += [outside(base, "/operator", now, settings.partitions, vault)]
-    return by
-
-
-@pytest.fixture(scope="module")
-def ran(secure: SecureBroker, deployed: Settings) -> Verdict:
-    """A feed's way through a worker, each process with its own user; judged by the oracle."""
-    worker = secure.settings(f"{PREFIX}worker")
-    operator = secure.settings(f"{PREFIX}operator")
-    workers = Workers(deployed, worker, env=env_of(worker))
-
-    async def run() -> Verdict:
-        for who, records in everything(deployed, vault_of(deployed)).items():
-            await write(deployed, secure.settings(f"{PREFIX}{who}"), records)
-        workers.start()
-        await ensure_topics(secure.settings(f"{PREFIX}ticker"), specs(deployed))  # as `xinfluencer ticker` does
-        clock = Sender(deployed, secure.settings(f"{PREFIX}ticker"))
-        for _ in range(2):
-            await settled(deployed, operator, 60)
-            await asyncio.sleep(AGES_MS[0] / 1000 + 0.2)
-            await clock.send(ticks(deployed, now_ms()))
-        await settled(deployed, operator, 60)
-        await clock.stop()
-        await asyncio.to_thread(workers.signal, signal.SIGTERM)
-        return await judge(deployed, operator)
-
-    with ended(workers):
-        return asyncio.run(run())
-
-
-def test_workers_with_least_rights_run_a_feed_and_use_every_right_they_have(
-    secure: SecureBroker, deployed: Settings, ran: Verdict
-) -> None:
-    """What was asked for, allowed and refused is read from the broker's own record."""
-    assert ran.faults == [], (deployed.data / "worker.log").read_text()[-3000:]
-    done, refused = secure.asked(f"{PREFIX}worker")
-    assert refused == set()
-    assert set(rules(deployed, "worker", PREFIX)) <= done, "a right that nothing needed"
-    for who in ("ticker", "ingest"):
-        assert not secure.asked(f"{PREFIX}{who}")[1]
-    assert set(rules(deployed, "ticker", PREFIX)) <= secure.asked(f"{PREFIX}ticker")[0]
-
-
-def test_the_trainer_reads_publishes_and_skips_with_its_rights_and_uses_each(
-    secure: SecureBroker, deployed: Settings, ran: Verdict
-) -> None:
-    """Its own code but for the training: what it reads of a batch, its transaction with the offset, its alert."""
-    kafka = secure.settings(f"{PREFIX}trainer")
-    (deployed.data / "run").mkdir(exist_ok=True)
-
-    async def run() -> None:
-        await ensure_topics(kafka, specs(deployed))
-        trainer = Trainer(deployed, kafka, lambda name: None)
-        trainer.producer = AIOKafkaProducer(**kafka.client_kwargs(), transactional_id=trainer.group)
-        await trainer.producer.start()
-        async with reader(deployed, kafka) as log_reader:
-            known = await closed_batches(log_reader)
-            assert known, "the feed before closed a batch"
-            dataset = await load(log_reader, [batch for _, batch in known], trainer.vault)
-            assert dataset.rows
-            await log_reader.records(t.ANSWERS.name, 0, 0, 0).aclose()
-            assert [one async for one in log_reader.records(t.CANDIDATES.name)]
-        await trainer._publish(learned.ModelTrained(version="1" * 64, base="0" * 64, base_name="none"), known[0][0])
-        await trainer._skip(known[0][0], "not this one")
-        assert (await committed_offsets(kafka, trainer.group))[trainer.batches] == known[0][0] + 1
-        await trainer.producer.stop()
-
-    asyncio.run(run())
-    done, refused = secure.asked(f"{PREFIX}trainer")
-    assert refused == set()
-    assert set(rules(deployed, "trainer", PREFIX)) - done <= {
-        Rule(f"{PREFIX}trainer", "topic", deployed.physical(t.ANSWERS.name), "Read")  # no answer was judged here
-    }
-
-
-def test_nobody_may_do_more_to_a_topic_than_the_table_says(secure: SecureBroker, deployed: Settings) -> None:
-    """The broker's own answer to "what may I do here" (KIP-430), of every user for every topic."""
-    names = [spec.name for spec in specs(deployed)]
-    for process in PROCESSES:
-        user = f"{PREFIX}{process}"
-        admin = secure.admin(user)
-        told = admin.describe_topics(TopicCollection(names), include_authorized_operations=True)
-        for name, future in told.items():
-            may = {operation.name.title().replace("_", "") for operation in future.result(20).authorized_operations}
-            given = {
-                one.operation for one in rules(deployed, process, PREFIX) if (one.kind, one.name) == ("topic", name)
-            }
-            assert may == given | {"Describe"}, (process, name)
-        cluster = admin.describe_cluster(include_authorized_operations=True).result(20)
-        assert not cluster.authorized_operations, process
-
-
-def test_what_is_not_given_is_refused(secure: SecureBroker, deployed: Settings) -> None:
-    async def read(user: str, topic: str) -> None:
-        async with AIOKafkaConsumer(**secure.settings(user).client_kwargs()) as consumer:
-            consumer.assign([TopicPartition(deployed.physical(topic), 0)])
-            await consumer.seek_to_beginning()
-            async with asyncio.timeout(20):
-                await consumer.getone()
-
-    async def send(user: str, topic: str) -> None:
-        async with AIOKafkaProducer(**secure.settings(user).client_kwargs()) as producer:
-            await producer.send_and_wait(deployed.physical(topic), b"no", partition=0)
-
-    asyncio.run(send("p-server", "feedback"))
-    asyncio.run(read("p-sink", "feedback"))  # the control: whoever may, can
-    for attempt in (read("p-ingest", "feedback"), send("p-worker", "tweets")):
-        with pytest.raises(TopicAuthorizationFailedError):
-            asyncio.run(attempt)
-    with pytest.raises(TopicAuthorizationFailedError, match="may not describe topic secure"):
-        asyncio.run(ensure_topics(secure.settings("stranger"), specs(deployed)))
-    more = settings_for(deployed.data, "elsewhere")
-    with pytest.raises(TopicAuthorizationFailedError):
-        asyncio.run(ensure_topics(secure.settings("p-worker"), specs(more)))
-
-
-def test_a_wrong_password_or_authority_is_one_sentence_that_says_what_to_set(
-    secure: SecureBroker, deployed: Settings
-) -> None:
-    right = secure.settings("p-worker")
-    for wrong, said in (
-        (secure.settings("p-worker", "guess"), "refused user p-worker: check XINFLUENCER_KAFKA_SASL_USERNAME"),
-        (secure.settings("nobody"), "refused user nobody"),
-        (replace(right, ssl_cafile=None), "not trusted .*XINFLUENCER_KAFKA_SSL_CAFILE"),
-        (replace(right, bootstrap=right.bootstrap.replace("127.0.0.1", "localhost")), "not valid for 'localhost'"),
-    ):
-        with pytest.raises(LogInRefused, match=said) as refused:
-            asyncio.run(ensure_topics(wrong, specs(deployed)))
-        assert "guess" not in str(refused.value)
-    with pytest.raises(KafkaError):  # no TLS on a port that speaks it
-        asyncio.run(ensure_topics(KafkaSettings(right.bootstrap), specs(deployed)))
-
-
-def test_a_worker_that_lacks_one_right_ends_and_says_which(secure: SecureBroker, deployed: Settings) -> None:
-    """One of each kind; each worker has other agents, so another user and another group, and all run at once."""
-    running: dict[str, Workers] = {}
-    for agent, lacking in LACKING.items():
-        kafka = secure.settings(f"{PREFIX}worker-{agent}")
-        given = rules(deployed, f"worker:{agent}", PREFIX)
-        kind, name, operation = lacking
-        kept = {one for one in given if (one.kind, one.name, one.operation) != lacking}
-        assert len(kept) == len(given) - 1
-        if operation != "Describe" and kind == "topic":
-            kept.add(Rule(kafka.sasl_username or "", kind, name, "Describe"))
-        secure.allow(kept)
-        settings = deployed.model_copy(update={"data": deployed.data / agent})
-        (settings.data / "vault").mkdir(parents=True)
-        command = (sys.executable, "-m", "streams.cli", "worker", agent)
-        running[agent] = Workers(settings, kafka, command, env_of(kafka))
-        running[agent].start()
-    try:
-        for agent, worker in running.items():
-            assert worker.process is not None
-            assert worker.process.wait(40) == EXIT_REFUSED
-            _, name, operation = LACKING[agent]
-            said = f"may not ({operation}|{operation.lower()}) .*{name}.*: `xinfluencer acls"
-            assert re.search(said, worker.log()), worker.log()
-            assert "Traceback" not in worker.log()
-    finally:
-        for worker in running.values():
-            assert worker.process is not None
-            worker.process.kill()
-
-
-def test_rules_name_every_resource_whole_and_render_as_kafkas_own_tool_takes_them() -> None:
-    settings = Settings(namespace="n")
-    found = rules(settings, "worker:graph,intake", "x-")
-    assert {one.user for one in found} == {"x-worker-graph-intake"}
-    assert Rule("x-worker-graph-intake", "group", "n.xinfluencer-worker-graph-intake", "Read") in found
-    assert all(one.name.startswith("n.") and "*" not in one.name for one in found)
-    said = lines(rules(settings, "trainer"))
-    assert "--add --allow-principal User:trainer --topic n.candidates --operation Read --operation Write" in said
-    assert "--add --allow-principal User:trainer --transactional-id n.xinfluencer-trainer --operation Write" in said
-    for wrong in ("nobody", "trainer:graph", "worker:none"):
-        with pytest.raises(ValueError, match="there is no"):
-            rules(settings, wrong)
 
 
 # ---- three workers --------------------------------------------------------------------------------------------------
@@ -341,80 +106,155 @@ class Fleet:
                 one.process.wait(10)
 
 
-def test_one_worker_then_three_restarted_one_by_one_then_one_again_change_nothing(
-    broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """C5 and a rolling restart, under load, with the snapshots in an object store."""
-    settings = settings_for(tmp_path, "fleet", partitions=3)
-    records = list(feed(SEED, 900, 3, vault_of(settings), now_ms()))
-    more = iter([records[at : at + 60] for at in range(0, len(records), 60)])
+@dataclass
+class Lived:
+    """What three workers on one log came through: how many were started or ended, under how much that was written."""
 
-    with s3_server("fleet") as options:
-        url = "s3://fleet/snapshots"
-        monkeypatch.setattr(harness, "SnapshotFolder", lambda folder: SnapshotStore(url, **options))
-        fleet = Fleet(settings, broker.settings, {"XINFLUENCER_SNAPSHOTS": url, **s3_env(options)})
+    settings: Settings
+    kafka: KafkaSettings
+    verdict: Verdict
+    log: str
+    joined: int = 0
+    left: int = 0
+    restarted: int = 0
+    fed: int = 0  # records written while they came and went
+    idle: int = 0  # comings and goings during which nothing was written
 
-        async def run() -> Any:
-            sender = Sender(settings, broker.settings)
-            feeding = asyncio.Event()
 
-            async def load() -> None:
-                while not feeding.is_set() and (chunk := next(more, None)):
-                    await sender.send(chunk)
-                    await asyncio.sleep(0.5)
+@pytest.fixture(scope="module")
+def fleet(broker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Lived]]:
+    """Give the run, made by the first test that asks, so that its time is in that test's row."""
+    data = tmp_path_factory.mktemp("fleet")
+    with s3_server("fleet") as options, pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_env(options).items():
+            patch.setenv(name, value)
+        settings = settings_for(data, "fleet", partitions=3, snapshots="s3://fleet/snapshots")
+        yield once(lambda: lived(settings, broker.settings))
 
-            await write(settings, broker.settings, next(more))
-            fleet.start("0")
-            loading = asyncio.create_task(load())
-            await fleet.share(1)
-            fleet.start("1", "2")
-            await fleet.share(3)
-            for name, number in (("0", signal.SIGTERM), ("1", signal.SIGKILL), ("2", signal.SIGTERM)):
-                await asyncio.to_thread(fleet.end, name, number)
-                fleet.start(name)
-                await fleet.share(3)
-            await asyncio.to_thread(fleet.end, "0", signal.SIGKILL)
-            await asyncio.to_thread(fleet.end, "2")
-            await fleet.share(1)
-            feeding.set()
-            await loading
-            for chunk in more:
+
+def lived(settings: Settings, kafka: KafkaSettings) -> Lived:
+    """Let one worker run, then three, restart each, end two; somebody writes all the time."""
+    vault = vault_of(settings)
+    chunks = (list(feed(SEED + number, 12, 3, vault, now_ms())) for number in count())
+    fleet = Fleet(settings, kafka, {})
+    found = Lived(settings, kafka, Verdict(), "")
+
+    async def run() -> Verdict:
+        sender = Sender(settings, kafka)
+        full = asyncio.Event()
+
+        async def load() -> None:
+            while not full.is_set():
+                chunk = next(chunks)
                 await sender.send(chunk)
-            await sender.stop()
-            await finish(settings, broker.settings, fleet)  # type: ignore[arg-type]
-            await asyncio.to_thread(fleet.end, "1")
-            return await judge(settings, broker.settings)
+                found.fed += len(chunk)
+                await asyncio.sleep(0.3)
 
-        try:
-            verdict = asyncio.run(run())
-        finally:
-            fleet.kill()
-    assert verdict.faults == [], fleet.log()[-3000:]
-    assert verdict.visible["preferences"] > 0
-    assert not (tmp_path / "snapshots").exists(), "the snapshots were to be in the store"
+        async def share(number: int) -> None:
+            before = found.fed
+            await fleet.share(number)
+            found.idle += found.fed == before
+
+        await write(settings, kafka, next(chunks))
+        fleet.start("0")
+        loading = asyncio.create_task(load())
+        await share(1)
+        fleet.start("1", "2")
+        found.joined += 2
+        await share(3)
+        for name, number in (("0", signal.SIGTERM), ("1", signal.SIGKILL), ("2", signal.SIGTERM)):
+            await asyncio.to_thread(fleet.end, name, number)
+            fleet.start(name)
+            found.restarted += 1
+            await share(3)
+        for name, number in (("0", signal.SIGKILL), ("2", signal.SIGTERM)):
+            await asyncio.to_thread(fleet.end, name, number)
+            found.left += 1
+        await share(1)
+        full.set()
+        await loading
+        await sender.stop()
+        await finish(settings, kafka, fleet)  # type: ignore[arg-type]
+        await asyncio.to_thread(fleet.end, "1")
+        return await judge(settings, kafka)
+
+    try:
+        found.verdict = asyncio.run(run())
+    finally:
+        fleet.kill()
+    found.log = fleet.log()
+    return found
+
+
+def test_one_worker_then_three_then_one_again_change_nothing(fleet: Callable[[], Lived], proof: Say) -> None:
+    """C5."""
+    proof("C5", "1 -> 3 -> 1 workers under load", 4, "joins and leaves", SEED)
+    found = fleet()
+    proof("C5", "1 -> 3 -> 1 workers under load", found.joined + found.left, "joins and leaves", SEED,
+          f"{found.fed:,} records written meanwhile")  # fmt: skip
+    assert found.verdict.faults == [], found.log[-3000:]
+    assert found.verdict.visible["preferences"] > 0
+    assert (found.joined, found.left, found.idle) == (2, 2, 0), "nothing was written while somebody came or went"
+
+
+def test_workers_restarted_one_by_one_change_nothing(fleet: Callable[[], Lived], proof: Say) -> None:
+    """The same run: one after the other, each waited for until all three own something again; one by kill -9."""
+    found = fleet()
+    proof("CLUSTER", "rolling restart of three workers under load, one by kill -9", found.restarted, "restarts", SEED,
+          "in the run of C5")  # fmt: skip
+    assert found.verdict.faults == [], found.log[-3000:]
+
+
+def test_snapshots_in_an_object_store_serve_workers_and_whoever_looks(fleet: Callable[[], Lived], proof: Say) -> None:
+    """The same run: every snapshot is in the store, equals a clean rebuild, and is what doctor and graph read."""
+    found = fleet()
+    kept = list(SnapshotStore(found.settings.snapshots).kept())
+    proof("CLUSTER", "snapshots in an S3-compatible store equal a clean rebuild", len(kept), "partitions", SEED,
+          "in the run of C5")  # fmt: skip
+    assert not (found.settings.data / "snapshots").exists()
+    assert found.verdict.faults == [], "the verdict holds each snapshot against a clean rebuild"
+    read = ("metadata", "intake", "graph", "rewards", "pairing", "batching")  # the others had nothing to read here
+    wanted = {f"{one.name}-{part}" for one in stages() if one.name in read for part in range(partitions(one.reads, 3))}
+    assert {one.name for one in kept} == wanted
+    seen = doctor_folder.check_snapshots(Context(found.settings))
+    assert (seen.verdict, seen.seen.split(",")[0]) == ("ok", f"{len(kept)} partitions"), seen
+    words: list[str] = []
+    state = asyncio.run(read_state(found.settings, found.kafka, words.append))
+    assert words == []
+    assert found.verdict.states["graph", 0] == state_hash(Memory(state))
+    store = SnapshotStore(found.settings.snapshots)
+    (rotten,) = [path for path in store.files.ls(f"{store.root}/graph-0", detail=False) if "/snapshot-" in path][-1:]
+    right = store.files.cat_file(rotten)
+    store.files.pipe_file(rotten, right[:-1])
+    try:  # the control: what lies in the store is what is looked at
+        assert "graph-0 is torn" in doctor_folder.check_snapshots(Context(found.settings)).seen
+    finally:
+        store.files.pipe_file(rotten, right)
 
 
 # ---- a new version of a step ----------------------------------------------------------------------------------------
 
 
 def test_a_step_changes_its_version_on_a_drained_log_and_each_part_is_what_its_version_makes(
-    broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], proof: Say
 ) -> None:
     """Stop the inputs, get through, stop the workers, adopt, start the new ones; no other way is let through."""
+    proof("CLUSTER", "a step changes its version: drained, adopted, killed at each write on the way", 4, "kills", SEED)
     kafka = broker.settings
     settings = settings_for(tmp_path, "next", partitions=2)
     vault = vault_of(settings)
     early = list(feed(SEED, 60, 2, vault, now_ms()))
     late = [*feed(SEED + 1, 60, 2, vault, now_ms()), *early[-60:]]  # some of it comes twice, over the change
     keeper = SnapshotFolder(tmp_path / "snapshots")
-    (intake,) = [one for one in next_stages(settings.tuning) if one.name == "intake"]
+    table = next_stages(settings.tuning)
+    (intake,) = [one for one in table if one.name == "intake"]
     group = settings.group("worker")
     old, new = Fleet(settings, kafka, {}), Fleet(settings, kafka, {}, "next")
 
     async def change() -> dict[int, int]:
         return await adopt(settings, kafka, keeper, intake, 1, vault, group)
 
-    async def run() -> tuple[Any, Any, dict[int, int], str]:
+    async def run() -> tuple[Verdict, Verdict]:
         await write(settings, kafka, early)
         old.start("0")
         await settled(settings, kafka)
@@ -428,47 +268,41 @@ def test_a_step_changes_its_version_on_a_drained_log_and_each_part_is_what_its_v
         old.start("0")
         await settled(settings, kafka)
         await asyncio.to_thread(old.end, "0")
-        with monkeypatch.context() as patch:
-            patch.setattr(keeper, "write", dies_at_write(3, keeper.write))
-            with pytest.raises(OSError, match="killed here"):
-                await change()
+        for number in range(1, 5):
+            with monkeypatch.context() as patch:
+                patch.setattr(keeper, "write", dies_at_write(number, keeper.write))
+                with pytest.raises(OSError, match="killed here"):
+                    await change()
         offsets = await change()
+        assert all(offsets.values())
         assert await change() == offsets  # again, and nothing more
         new.start("0")
         await write(settings, kafka, late[30:])
         await finish(settings, kafka, new)  # type: ignore[arg-type]
         await asyncio.to_thread(new.end, "0")
-        physical = settings.physical(intake.reads.name)
-        name = f"{await cluster_id(kafka)}/{physical}/{(await topic_ids(kafka, [physical]))[physical]}"
-        async with reader(settings, kafka) as log_reader:
-            return before, await log_reader.everything(*t.BY_NAME), offsets, name
+        return before, await judge(settings, kafka, table)
 
     try:
-        before, log, offsets, name = asyncio.run(run())
+        before, after = asyncio.run(run())
     finally:
         old.kill()
         new.kill()
     assert before.faults == []
-    assert all(offsets.values())
-    others = [one for one in stages(settings.tuning) if one.name != "intake"]
-    assert verify(log, others, 2, vault).faults == []
-    newer = since(log, intake, offsets)
-    # The control: without what version 1 knew, what came twice over the change counts twice.
-    assert any("is missing" in fault for fault in verify(newer, [intake], 2, vault).faults)
+    assert after.faults == [], new.log()[-3000:]
+    assert after.earlier["intake"] > 20
+    alerts = asyncio.run(harness.said(settings, kafka, "alerts"))
+    adopted = {one.id for one in alerts if isinstance(one.event, AlertRaised) and one.event.kind == ADOPTED}
+    assert len(adopted) == 2, "each partition's is in the log, under one id however often it was said"
 
-    def begun(stage: Stage, partition: int, width: int, keys: Any) -> Fold:
-        fold = Fold(stage, partition, width, keys)
-        memory = begins(keeper, fold, Bound("intake", 2, partition, name, width))
-        assert memory is not None
-        assert memory.next == offsets[partition]
-        fold.memory = memory
-        return fold
-
-    monkeypatch.setattr("streams.verify.Fold", begun)
-    assert verify(newer, [intake], 2, vault).faults == []
-    for wrong in (replace(intake, version=1), replace(intake, step=stages()[3].step)):  # the controls of that
-        faults = verify(newer, [wrong], 2, vault).faults
-        assert any("follows from no input" in fault or "is missing" in fault for fault in faults)
+    monkeypatch.setenv("XINFLUENCER_KAFKA", kafka.bootstrap)
+    monkeypatch.setattr("streams.topology.stages", next_stages)
+    run_verify(settings)
+    said = capsys.readouterr().out
+    assert f"{after.earlier['intake']} outputs of intake are of earlier versions" in said
+    assert "  0 faults" in said
+    other = tuple(replace(one, step=stages()[3].step) if one.name == "intake" else one for one in table)
+    faults = asyncio.run(judge(settings, kafka, other)).faults  # the control: version 2 with the step of version 1
+    assert any("follows from no input" in fault or "is missing" in fault for fault in faults)
 
 
 def dies_at_write(number: int, write: Any) -> Any:

@@ -1,25 +1,44 @@
-"""Dead letters: a step that fails on one record loses that record alone, until the step is mended (D3)."""
+"""Dead letters: a step that fails on one record loses that record alone, until the step is mended (D3).
+
+What is replayed is each record once, however often it was refused, and one that is gone keeps no other from it.
+"""
 
 import asyncio
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.structs import TopicPartition
 
+from schemas import envelope
 from schemas.envelope import Out, Record
 from schemas.events import FeedbackGiven, RecordRefused
 from schemas.posts import PostObserved
-from streams.dead_letters import head_of, letters, place_of, replay
+from schemas.topics import DEAD_LETTERS
+from streams import dead_letters
+from streams.dead_letters import (
+    NoSuchLetter,
+    Replayed,
+    head_of,
+    letters,
+    place_of,
+    replay,
+    run_list,
+    run_replay_letters,
+)
 from streams.fold import Fold, Sent, Stage, StepFailed
 from streams.memory import Logged
-from streams.reader import reader
+from streams.reader import Reader, reader
 from streams.records import outside
 from streams.sender import Sender
+from streams.settings import Settings
 from streams.snapshots import state_hash
 from streams.topology import stages
 from streams.trouble import ATTEMPTS_MAX, Trouble
@@ -103,6 +122,230 @@ def test_trouble_is_counted_over_restarts_where_stretches_overlap_and_only_there
     assert not trouble.touches("t", 0, 50, 60)
 
 
+def test_stretches_that_overlap_are_joined_so_that_the_record_stays_inside(tmp_path: Path) -> None:
+    """Chunks are cut otherwise at each start: what the first one held may be behind the next one's begin or end."""
+    trouble = Trouble(tmp_path)
+    assert [trouble.failed("t", 0, *cut) for cut in ((10, 20), (18, 30), (12, 19))] == [1, 2, 3]
+    assert trouble.touches("t", 0, 10, 11)
+    assert trouble.touches("t", 0, 29, 30)
+    assert not trouble.touches("t", 0, 30, 31)
+    for torn in (b"", b"{", b"\0" * 40):
+        next(tmp_path.iterdir()).write_bytes(torn)
+        assert not trouble.touches("t", 0, 10, 30)
+        assert trouble.failed("t", 0, 10, 20) == 1
+
+
+# ---- what is replayed -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Held:
+    """A log in memory, as the real Reader sees a broker through its client; what is sent is appended to it."""
+
+    logs: dict[tuple[str, int], list[Logged]] = field(default_factory=dict)
+    first: dict[tuple[str, int], int] = field(default_factory=dict)  # what retention took ends here
+    sent: list[Sent] = field(default_factory=list)
+    at: int = 0
+    place: Any = None
+
+    def __post_init__(self) -> None:
+        self._client = SimpleNamespace(add_topic=self.add_topic)
+
+    async def add_topic(self, topic: str) -> None: ...
+
+    def log(self, place: TopicPartition) -> list[Logged]:
+        return self.logs.get((place.topic, place.partition), [])
+
+    async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return {place: len(self.log(place)) for place in places}
+
+    async def beginning_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return {place: self.first.get((place.topic, place.partition), 0) for place in places}
+
+    def assign(self, places: Sequence[TopicPartition]) -> None:
+        (self.place,) = places
+
+    def seek(self, place: TopicPartition, offset: int) -> None:
+        self.at = offset
+
+    async def position(self, place: TopicPartition) -> int:
+        return self.at
+
+    async def getmany(self, place: TopicPartition, timeout_ms: int, max_records: int) -> dict[Any, list[Logged]]:
+        found = self.log(place)[self.at : self.at + max_records]
+        self.at += len(found)
+        return {place: found}
+
+    async def send(self, records: Sequence[Sent]) -> None:
+        for one in records:
+            self.sent.append(one)
+            log = self.logs.setdefault((one.topic, one.partition), [])
+            log.append(Logged(len(log), one.time_ms, one.key, one.value, list(one.headers)))
+
+    async def stop(self) -> None: ...
+
+    def refuse(self, stage: Stage, keys: Vault, first: int) -> list[Sent]:
+        """Let a stage read from an offset on, and keep what it refuses; gives what else it says."""
+        fold = Fold(stage, 0, 1, keys)
+        said = []
+        for raw in self.logs[stage.reads.name, 0][first:]:
+            said += fold.take_with_care([raw])
+        refused = [one for one in said if isinstance(one.event, RecordRefused)]
+        asyncio.run(self.send([one._replace(partition=0) for one in refused]))
+        return [one for one in said if one not in refused]
+
+
+def held(vault: Vault, names: Sequence[str]) -> Held:
+    return Held({("feedback", 0): logged(vault, names)})
+
+
+def reading(log: Held) -> Reader:
+    return Reader(Settings(partitions=1), log)  # type: ignore[arg-type]
+
+
+def of(log: Held, reason: str = "step-failed") -> list[RecordRefused]:
+    every = [one.event for one in asyncio.run(letters(reading(log))).found]
+    return [one for one in every if isinstance(one, RecordRefused) and one.reason == reason]
+
+
+def again(log: Held, chosen: Sequence[RecordRefused]) -> Replayed:
+    return asyncio.run(replay(reading(log), log, chosen))  # type: ignore[arg-type]
+
+
+def junk(offset: int) -> Logged:
+    return Logged(offset, 1_000, None, b"junk", [("ce_id", b"x"), ("ce_type", b"nope")])
+
+
+def test_a_record_that_is_no_letter_hides_none(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "keys")
+    log = held(vault, ["f:0", "f:1"])
+    log.logs["dead-letters", 0] = [junk(0)]
+    log.refuse(failing(intake(), "f:1"), vault, 0)
+    log.logs["dead-letters", 0].append(junk(2))
+    found = asyncio.run(letters(reading(log)))
+    assert ([one.event.place for one in found.found], found.unreadable) == ([of(log)[0].place], 2)  # type: ignore[attr-defined]
+    one = junk(0)
+    with pytest.raises(envelope.Refused):  # the control: this is what made every command end
+        envelope.decode(DEAD_LETTERS.name, 0, one.offset, one.timestamp, one.headers, one.value)
+
+
+def test_while_the_cause_stands_a_replay_writes_each_record_once_and_not_each_letter(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "keys")
+    log = held(vault, [f"f:{i % 3}" for i in range(3)])
+    broken = failing(intake(), "f:1")
+    log.refuse(broken, vault, 0)
+    for turn in range(4):
+        end = len(log.logs["feedback", 0])
+        chosen = of(log)
+        assert len(chosen) == turn + 1, "a letter for each time that it was refused"
+        assert again(log, chosen) == Replayed(1, turn, 0, [])
+        assert len(log.logs["feedback", 0]) == end + 1
+        log.refuse(broken, vault, end)
+    assert {place_of(one).offset for one in of(log)} == {1, 3, 4, 5, 6}  # type: ignore[union-attr]
+
+
+def test_two_records_that_look_alike_but_for_their_name_are_both_written(tmp_path: Path) -> None:
+    """What is told apart is the record, and not the sum of its body that the letter gives."""
+    vault = Vault(tmp_path / "keys")
+    log = held(vault, ["f:1", "f:1"])
+    one, other = log.logs["feedback", 0]
+    log.logs["feedback", 0] = [one, replace(other, timestamp=one.timestamp, headers=[
+        (name, b"0" * 32 if name == "ce_id" else value) for name, value in one.headers])]  # fmt: skip
+    log.refuse(failing(intake(), "f:1"), vault, 0)
+    assert len({one.sha256 for one in of(log)}) == 1
+    assert again(log, of(log)) == Replayed(2, 0, 0, [])
+
+
+def test_a_record_is_written_again_under_its_name_and_without_its_origin(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "keys")
+    log = held(vault, ["f:0", "f:1"])
+    given = log.logs["feedback", 0][1]
+    log.logs["feedback", 0][1] = replace(given, headers=[*given.headers, ("ce_origin", b"intake/feedback/0/9/0")])
+    log.refuse(failing(intake(), "f:1"), vault, 0)
+    assert again(log, of(log)).written == 1
+    (sent,) = [one for one in log.sent if one.topic == "feedback"]
+    assert (sent.partition, sent.key, sent.value, sent.time_ms) == (0, given.key, given.value, given.timestamp)
+    assert list(sent.headers) == list(given.headers), "the id is what it was; an origin would hide it"
+    whole = log.refuse(intake(), vault, 2)
+    assert [getattr(one.event, "feedback", None) for one in whole] == ["f:1"]
+
+
+def test_what_is_gone_is_named_and_keeps_no_other_from_being_replayed(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "keys")
+    log = held(vault, ["f:1", "f:0"] * 8)
+    log.logs["feedback", 0] = [replace(one, headers=[
+        (name, f"{i:032}".encode() if name == "ce_id" else value) for name, value in one.headers])
+        for i, one in enumerate(log.logs["feedback", 0])]  # fmt: skip
+    log.refuse(failing(intake(), "f:1"), vault, 0)
+    chosen = of(log)
+    assert [place_of(one).offset for one in chosen] == list(range(0, 16, 2))  # type: ignore[union-attr]
+    log.first["feedback", 0] = 7
+    done = again(log, chosen)
+    assert (done.written, done.doubles, done.never_there) == (4, 0, 0)
+    assert [line.partition(":")[0] for line in done.gone] == [f"feedback/0/{offset}" for offset in (0, 2, 4, 6)]
+    assert "deleted by retention" in done.gone[1]
+    nowhere = [chosen[0].model_copy(update={"place": place}) for place in ("feedback/0/20", "feedback/9/0")]
+    done = again(log, [*nowhere, chosen[-1]])  # of a log that was made anew, or of nobody's
+    assert (done.written, done.gone) == (1, [f"feedback/{at}: the log ends before it" for at in ("0/20", "9/0")])
+    log.first["feedback", 0] = 16 + 4
+    done = again(log, chosen)
+    assert (done.written, len(done.gone)) == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("stage", "place"),
+    [("ingest", "feedback/0/1"), ("intake", "elsewhere/0/1"), ("intake", "feedback/0"), ("intake", "feedback/\u00b2/1"),
+     ("intake", "../feedback/0/1"), ("intake", "line 7"), ("intake", "feedback/0/-1"), ("intake", "feedback/0/1\n"),
+     ("intake", "feedback/0/" + "9" * 18)],
+)  # fmt: skip
+def test_a_letter_that_names_no_place_in_the_log_is_never_read_for(stage: str, place: str, tmp_path: Path) -> None:
+    letter = RecordRefused(
+        owner="refused:x", reason="bad", detail="d", stage=stage, place=place, size=1, sha256="0" * 64
+    )
+    assert place_of(letter) is None
+    log = held(Vault(tmp_path / "keys"), ["f:0"])
+    assert again(log, [letter]) == Replayed(0, 0, 1, [])
+
+
+@pytest.fixture
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Held:
+    """The commands on a log in memory: one unreadable record, one letter of a record that is there, one of one gone."""
+    vault = Vault(tmp_path / "keys")
+    log = held(vault, ["f:1", "f:0"])
+    log.refuse(failing(intake(), "f:1"), vault, 0)
+    log.logs["dead-letters", 0].append(junk(1))
+
+    @asynccontextmanager
+    async def here(*_: Any) -> Any:
+        yield reading(log)
+
+    monkeypatch.setattr(dead_letters, "log_access", here)
+    monkeypatch.setattr(dead_letters, "reader", here)
+    monkeypatch.setattr(dead_letters, "Sender", lambda *_: log)
+    return log
+
+
+def test_the_commands_say_what_they_left_out(opened: Held, capsys: pytest.CaptureFixture[str]) -> None:
+    run_list(Settings(), None)
+    said = capsys.readouterr().out
+    assert "1 records in dead-letters are no letters of ours" in said
+    assert "step-failed" in said
+    run_replay_letters(Settings(), [], "step-failed")
+    assert "1 records written again" in capsys.readouterr().out
+    opened.first["feedback", 0] = 1
+    name = asyncio.run(letters(reading(opened))).found[0].id
+    with pytest.raises(SystemExit) as ended_with:
+        run_replay_letters(Settings(), [name], None)
+    assert ended_with.value.code == 1
+    said = capsys.readouterr().out
+    assert "0 records written again" in said
+    assert "feedback/0/0: " in said
+    with pytest.raises(NoSuchLetter, match="no dead letter has the reason 'nothing'"):
+        run_replay_letters(Settings(), [], "nothing")
+    with pytest.raises(ValueError, match="say which"):
+        run_replay_letters(Settings(), [], None)
+
+
 @pytest.mark.broker
 def test_a_step_that_fails_on_one_post_loses_only_that_and_a_replay_makes_it_whole(broker: Any, tmp_path: Path) -> None:
     """D3 on real processes: bounded attempts, a dead letter, the rest goes on; mended, replayed, whole."""
@@ -119,13 +362,21 @@ def test_a_step_that_fails_on_one_post_loses_only_that_and_a_replay_makes_it_who
         workers.start()
         await finish(settings, broker.settings, workers)
         await asyncio.to_thread(workers.signal, signal.SIGTERM)
+        sender = Sender(settings, broker.settings)  # somebody writes past our edge: every reader goes on
+        headers = [("ce_id", b"x"), ("ce_type", b"nope")]
+        await sender.send([Sent(DEAD_LETTERS.name, 0, None, b"junk", headers, 1_000, None)])  # type: ignore[arg-type]
+        await sender.stop()
         async with reader(settings, broker.settings) as log:
-            return await judge(settings, broker.settings), await letters(log)
+            every = await letters(log)
+            assert every.unreadable == 1
+            return await judge(settings, broker.settings), every.found
 
     async def mended(chosen: list[RecordRefused]) -> Any:
         async with reader(settings, broker.settings) as log:
             sender = Sender(settings, broker.settings)
-            assert await replay(log, sender, chosen) == len(chosen)
+            never = chosen[0].model_copy(update={"place": f"tweets/0/{10**9}"})
+            done = await replay(log, sender, [never, *chosen])
+            assert (done.written, len(done.gone)) == (len(chosen), 1)
             await sender.stop()
         right.start()
         await finish(settings, broker.settings, right)

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -16,52 +15,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from safetensors.numpy import save_file
 
 from models import adapters
-from schemas.events import AlertRaised, AuthorForgotten, RecordRefused
-from schemas.facts import Where
-from schemas.learned import ReleasePointed
-from schemas.posts import PostObserved
-from streams import doctor, doctor_folder, doctor_log, doctor_machine
+from streams import doctor, doctor_folder, doctor_machine
 from streams.cursors import Cursors
-from streams.doctor import answering, examine, run_doctor
+from streams.doctor import examine
 from streams.doctor_check import Check, Context
-from streams.fold import Fold
 from streams.java import JavaMissing
-from streams.kafka import ensure_topics
-from streams.records import outside
-from streams.sender import Sender
 from streams.settings import Settings
-from streams.snapshots import Bound, SnapshotFolder
-from streams.topics import specs
-from streams.topology import stages
 from streams.trouble import ATTEMPTS_MAX, Trouble
 from streams.vault import Vault
-from tests.feeds import feed
-from tests.harness import Workers, ended, finish, settings_for, write
 from tests.logfolder import CLUSTER, stopped
-
-ZERO = "0" * 64
-Broken = Callable[[Settings], Context]
-
-
-def named(name: str) -> doctor.Look:
-    return next(one for one in (*doctor.HERE, *doctor.ASKED) if doctor.name_of(one) == name)
-
-
-def only(check: doctor.Look, context: Context) -> Check:
-    """Run one check as the doctor does."""
-    return asyncio.run(doctor._one(check, context))
-
-
-def flip(path: Path, at: int = -1) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
+from tests.patients import Broken, context_of, flip, named, only, snapshot, torn
 
 
 def adapter(store: Path) -> str:
@@ -76,19 +42,6 @@ def adapter(store: Path) -> str:
 
     store.mkdir(parents=True, exist_ok=True)
     return adapters.write(store, save, {"base_model": "none"})
-
-
-def snapshot(settings: Settings, log: str = CLUSTER, width: int | None = None) -> Path:
-    stage = next(one for one in stages() if one.name == "rewards")
-    folder = SnapshotFolder(settings.data / "snapshots")
-    vault = Vault(settings.data / "vault" / "keys.sqlite")
-    fold = Fold(stage, 0, settings.partitions, vault)
-    vault.close()
-    bound = Bound("rewards", stage.version, 0, f"{log}/signals/id", width or settings.partitions)
-    claim = folder.claim(bound)
-    for _ in range(2):
-        folder.write(fold, bound, claim)
-    return settings.data / "snapshots" / "rewards-0" / "snapshot"
 
 
 def cursor(settings: Settings, log: str = CLUSTER) -> Path:
@@ -121,10 +74,6 @@ def whole(tmp_path: Path, cache: Path) -> Settings:
     cursor(settings)
     adapter(settings.data / "models" / "adapters")
     return settings
-
-
-def context_of(settings: Settings, **more: Any) -> Context:
-    return Context(settings, env={"PATH": os.environ["PATH"]}, **more)
 
 
 def test_a_healthy_deployment_that_is_stopped_has_nothing_wrong_and_nothing_is_changed(whole: Settings) -> None:
@@ -215,17 +164,6 @@ def own_jars(count: int, rotten: bool) -> Broken:
             shutil.copy(path, kept / path.name)
         if rotten:
             flip(kept / jars[0].name)
-        return context_of(settings)
-
-    return broken
-
-
-def torn(both: bool) -> Broken:
-    def broken(settings: Settings) -> Context:
-        path = settings.data / "snapshots" / "rewards-0" / "snapshot"
-        flip(path)
-        if both:
-            flip(path.with_name("snapshot.previous"))
         return context_of(settings)
 
     return broken
@@ -426,191 +364,3 @@ def test_a_check_that_fails_is_a_verdict_and_stops_no_other(whole: Settings, mon
     assert set(differ) == {"disk", "memory"}
     assert differ["disk"][1:3] == ("wrong", "RuntimeError: the disk")
     assert differ["memory"][1:3] == ("wrong", "TimeoutError: no answer in 2 s")
-
-
-# ---- with a broker --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def running(broker: Any, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Settings:
-    """A deployment on the session's broker, whose worker went through a feed and was stopped."""
-    data = tmp_path_factory.mktemp("doctor") / "data"
-    settings = settings_for(data, "doctor", cache=cache, port=0)
-    data.chmod(0o700)
-    (data / "broker").symlink_to(broker.folder)
-    vault = Vault(data / "vault" / "keys.sqlite")
-    records = [
-        one
-        for one in feed(3, 30, settings.partitions, vault, int(time.time() * 1000))
-        if isinstance(one.event, PostObserved)
-    ]
-    workers = Workers(settings, broker.settings)
-
-    async def run() -> None:
-        await write(settings, broker.settings, records)
-        workers.start()
-        await finish(settings, broker.settings, workers)
-        await asyncio.to_thread(workers.signal, signal.SIGTERM)
-
-    with ended(workers):
-        asyncio.run(run())
-    vault.close()
-    return settings
-
-
-async def context_now(settings: Settings, **more: Any) -> Context:
-    context = context_of(settings)
-    return context_of(settings, log=await answering(context), **more)
-
-
-def seen(settings: Settings, name: str, **more: Any) -> Check:
-    return only(named(name), asyncio.run(context_now(settings, **more)))
-
-
-async def say(settings: Settings, *events: Any) -> None:
-    context = await context_now(settings)
-    assert context.log is not None
-    await ensure_topics(context.log.kafka, specs(settings))
-    sender, vault = Sender(settings, context.log.kafka), Vault(context.vault)
-    now_ms = int(time.time() * 1000)
-    await sender.send([outside(event, "/test", now_ms, settings.partitions, vault) for event in events])
-    await sender.stop()
-    vault.close()
-
-
-@pytest.fixture
-def other(running: Settings, request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    """An empty deployment beside it, to be broken."""
-    name = f"dr{abs(hash(request.node.name)) % 10**8}"
-    settings = settings_for(tmp_path / "data", name, cache=running.cache, port=0)
-    (settings.data / "broker").symlink_to((running.data / "broker").resolve())
-    return settings
-
-
-@pytest.mark.broker
-def test_a_healthy_deployment_with_its_broker_running_is_all_well(
-    running: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("XINFLUENCER_KAFKA", raising=False)
-    assert run_doctor(running, as_json=True) == 0
-    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
-    asked = {doctor.name_of(one) for one in doctor.ASKED} | {"broker", "snapshots", "vault", "clock"}
-    assert {name: found[name]["verdict"] for name in asked} == dict.fromkeys(asked, "ok")
-    assert run_doctor(running) == 0
-    said = capsys.readouterr().out
-    assert "0 wrong" in said
-    assert "not seen" not in said
-
-
-@pytest.mark.broker
-def test_a_foreign_broker_on_our_port_is_named_and_nothing_of_it_believed(
-    running: Settings, tmp_path: Path, broker: Any
-) -> None:
-    settings = stopped(tmp_path / "data")
-    shutil.copy(broker.folder / "broker.json", settings.data / "broker" / "broker.json")
-    found = seen(settings, "broker")
-    assert found.verdict == "wrong"
-    assert f"another broker ({broker.prepared.cluster_id})" in found.seen
-    assert asyncio.run(context_now(settings)).log is None
-    # The same broker, named as the cluster to use, is ours by that; its snapshots are of another log all the same.
-    snapshot(settings, log="BBBB")
-    asked = Context(settings, env={"XINFLUENCER_KAFKA": broker.bootstrap})
-    cluster = Context(settings, asyncio.run(answering(asked)), asked.env)
-    assert only(doctor_log.check_broker, cluster).verdict == "ok"
-    assert only(doctor_folder.check_snapshots, cluster).verdict == "wrong"
-
-
-@pytest.mark.broker
-def test_topics_that_are_kept_otherwise_than_the_table_says_are_named(other: Settings, broker: Any) -> None:
-    nothing = {one.name: one.verdict for one in asyncio.run(_examined(other))}
-    assert set(nothing.values()) == {"ok", "look"}, "an empty log is no fault"
-    assert seen(other, "log time").verdict == "ok"
-    assert "not made yet" in seen(other, "topics").seen
-    asyncio.run(say(other, AlertRaised(kind="disk-full", stage="worker", detail="no room")))
-    assert seen(other, "topics").verdict == "ok"
-
-    async def alter() -> None:
-        admin = AIOKafkaAdminClient(**broker.settings.client_kwargs())
-        await admin.start()
-        name = other.physical("tweets")
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, {"retention.ms": "1000"})])
-        await admin.close()
-
-    asyncio.run(alter())
-    found = seen(other, "topics")
-    assert (found.verdict, "tweets has retention.ms=1000, not -1" in found.seen) == ("wrong", True)
-    wider = seen(other.model_copy(update={"partitions": 9, "replication": 3}), "topics")
-    assert "partitions, not 9" in wider.seen
-    assert "1 copies, not 3" in wider.seen
-
-
-@pytest.mark.broker
-def test_letters_alerts_the_forgotten_and_the_release_are_named(other: Settings) -> None:
-    where = Where(topic="tweets", partition=0, offset=0)
-    refused = RecordRefused(
-        owner="x:@1", reason="not-json", detail="d", stage="ingest", place="f:1", size=1, sha256=ZERO
-    )
-    gone = AuthorForgotten(owner="x:@2", requested=where)
-    pointed = ReleasePointed(
-        alias="default", release=1, version="a" * 64, base="b" * 64, base_name="b", adapter="a" * 64
-    )
-    alert = AlertRaised(kind="snapshot-broken", stage="worker", detail="torn")
-    asyncio.run(say(other, refused, gone, pointed, alert))
-    found = {one.name: one for one in asyncio.run(_examined(other))}
-    assert (found["dead letters"].verdict, found["alerts"].verdict) == ("look", "look")
-    assert "ingest not-json: 1 in the last day, 1 in all" in found["dead letters"].seen
-    assert "snapshot-broken: 1; the last: torn" in found["alerts"].seen
-    assert found["forgotten"].verdict == "ok"
-    assert (found["release"].verdict, "there is no such adapter" in found["release"].seen) == ("wrong", True)
-
-    Vault(other.data / "vault" / "keys.sqlite").make("x:@2")  # an old vault was put back
-    asyncio.run(say(other, refused.model_copy(update={"reason": "step-failed", "stage": "rewards"})))
-    found = {one.name: one for one in asyncio.run(_examined(other))}
-    assert found["forgotten"].verdict == "wrong"
-    assert "1 of 1 forgotten authors have a key again" in found["forgotten"].seen
-    assert found["dead letters"].verdict == "wrong"
-
-    week = 7 * 86_400_000
-    later = {one.name: one for one in asyncio.run(_examined(other, now_ms=lambda: int(time.time() * 1000) + week))}
-    assert (later["dead letters"].verdict, later["alerts"].verdict) == ("ok", "ok")
-    assert "0 in the last day, 1 in all" in later["dead letters"].seen
-
-
-async def _examined(settings: Settings, **more: Any) -> list[Check]:
-    """Run what only a running log can answer."""
-    context = await context_now(settings, **more)
-    slow = doctor_log.check_log_time
-    return [await doctor._one(check, context) for check in doctor.ASKED if check is not slow]
-
-
-@pytest.mark.broker
-def test_records_that_nobody_reads_and_a_clock_that_went_back_are_named(running: Settings, broker: Any) -> None:
-    async def commit() -> None:
-        """Be another group of ours, at the beginning of a topic."""
-        place = TopicPartition(running.physical("batches"), 0)
-        consumer = AIOKafkaConsumer(**broker.settings.client_kwargs(), group_id=running.group("trainer"))
-        await consumer.start()
-        consumer.assign([place])
-        await consumer.commit({place: 0})
-        await consumer.stop()
-
-    asyncio.run(commit())
-    assert "2 groups" in seen(running, "lag").seen
-    assert seen(running, "lag").verdict == "ok"
-    back = seen(running, "log time", now_ms=lambda: int(time.time() * 1000) - 3_600_000)
-    assert (back.verdict, "in the future" in back.seen) == ("wrong", True)
-    with doctor.embedded.FolderLock(running.data):
-        late = seen(running, "log time", now_ms=lambda: int(time.time() * 1000) + 3_600_000)
-    assert (late.verdict, "no tick for" in late.seen) == ("look", True)
-    vault = Vault(running.data / "vault" / "keys.sqlite")
-    posts = list(feed(9, 40, running.partitions, vault, int(time.time() * 1000)))
-    vault.close()
-
-    async def more() -> None:
-        context = await context_now(running)
-        assert context.log is not None
-        await write(running, context.log.kafka, posts)
-
-    asyncio.run(more())
-    found = seen(running, "lag")
-    assert (found.verdict, "and nobody reads" in found.seen) == ("look", True)

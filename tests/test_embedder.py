@@ -1,7 +1,6 @@
 """Embedder: killed anywhere it ends at the same rows, forgets for good what it must, and says so exactly once."""
 
 import asyncio
-import hashlib
 import json
 import os
 import random
@@ -10,28 +9,20 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
-from agents.content import words_of_post
 from models.encode import Encoder
 from schemas import envelope
 from schemas import posts as ps
-from schemas.envelope import Record
 from schemas.events import AlertRaised, CopyErased
-from schemas.facts import Event, PostContent, Rights
+from schemas.facts import Event, PostContent
 from schemas.ids import text_hash
-from schemas.posts import PostDeleted, PostEdited, PostObserved
+from schemas.posts import PostDeleted, PostObserved
 from streams import crash, embedder, places
-from streams.embed_plan import Plan
 from streams.embedder import Embedder
 from streams.fold import Sent
 from streams.kafka import KafkaSettings
@@ -41,319 +32,81 @@ from streams.settings import Settings
 from streams.shell import EXIT_REFUSED
 from streams.similar import NothingSimilar, run_similar
 from streams.vault import Vault
-from streams.vector_ledger import Ledger, Place
-from streams.vectors import NoStore, Row, VectorReader, VectorStore, folder
+from streams.vector_ledger import Place
+from streams.vectors import NoStore, Row, VectorReader, folder
+from tests.embedded import NOW, POINTS, SHOWN, SHY, UNINDEXED, Oracle, gone, post
 from tests.harness import ROOT, settings_for, write
 from tests.test_vectors import bytes_on_disk, every_version
 
 pytestmark = [pytest.mark.timeout(300)]
+
 on_broker = pytest.mark.broker
-
-POINTS = (
-    "after-owe",
-    "after-delete",
-    "after-encode",
-    "after-merge",
-    "after-checkpoint",
-    "after-tidy",
-    "after-receipt",
-)
-NOW = 1_700_000_000_000
-SHOWN = Rights(index=True, train=True, show=True, policy="simulator")
-SHY = SHOWN.model_copy(update={"show": False})
-UNINDEXED = SHOWN.model_copy(update={"index": False})
-
-
-def post(name: str, owner: str, text: str, revision: int = 1, rights: Rights = SHOWN, **more: Any) -> PostObserved:
-    """Make a post, or an edit of it where the revision says so."""
-    content = PostContent(text=text)
-    kind = PostObserved if revision == 1 else PostEdited
-    words = words_of_post(name, content, 0, 0, None)
-    own = {"post": name, "owner": owner, "source": "x", "revision": revision, "raw_sha256": "0" * 64, "rights": rights}
-    return kind(**{"claimed_ms": NOW, "words": words, "content": content, **own, **more})
-
-
-def gone(name: str, owner: str) -> PostDeleted:
-    return PostDeleted(post=name, owner=owner, source="x")
-
-
-class Oracle:
-    """What must stand in the store: one record at a time, no chunks, nothing forgotten, written for the tests alone."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, tuple[int, str, str]] = {}  # post -> revision, owner, hash of words
-        self.deleted: set[str] = set()
-        self.erased: set[str] = set()
-        self.hidden: set[str] = set()
-        self.asked: set[tuple[str, str | None]] = set()
-
-    def take(self, event: Event) -> None:
-        if isinstance(event, PostObserved):
-            self._post(event)
-        elif isinstance(event, PostDeleted):
-            self.deleted.add(event.post)
-            self.rows.pop(event.post, None)
-            self.asked.add((event.owner, event.post))
-        elif isinstance(event, ps.AuthorShown):
-            self.hidden.discard(event.owner)
-        elif isinstance(event, ps.AuthorErased | ps.AuthorHidden | ps.IntentDeclared):
-            if isinstance(event, ps.IntentDeclared) and event.index is not False:
-                return
-            if isinstance(event, ps.AuthorErased):
-                self.erased.add(event.owner)
-            if isinstance(event, ps.AuthorHidden):
-                self.hidden.add(event.owner)
-            self.rows = {name: row for name, row in self.rows.items() if row[1] != event.owner}
-            self.asked.add((event.owner, None))
-
-    def _post(self, event: PostObserved) -> None:
-        assert isinstance(event.content, PostContent)
-        if event.reposted or event.post in self.deleted or event.owner in self.erased | self.hidden:
-            return
-        if not event.rights.index or not event.content.text.strip():
-            self.rows.pop(event.post, None)
-        elif event.revision >= self.rows.get(event.post, (0,))[0]:
-            words = text_hash(event.post, event.content.text)
-            self.rows[event.post] = (event.revision, event.owner, words)
-
-
-class Hashing:
-    """An encoder that costs nothing: where time goes into torch, fewer orders of events can be tried."""
-
-    sha256, dimensions = "e" * 64, 8
-
-    def encode(self, texts: Sequence[str]) -> Any:
-        found = np.array([list(hashlib.sha256(text.encode()).digest()[:8]) for text in texts], np.float32) - 127.5
-        return found / np.linalg.norm(found, axis=1, keepdims=True)
-
-
-# ---- without a broker: chunks cut anywhere, each begun again at any time ---------------------------------------------
-
-
-def bare(data: Path) -> Embedder:
-    """Make an embedder that is handed its chunks."""
-    made = Embedder(settings_for(data, "", partitions=1), KafkaSettings("127.0.0.1:1"), crash.nowhere, 60.0)
-    made.encoder = Hashing()  # type: ignore[assignment]
-    made.ledger = Ledger(folder(made.settings))
-    made.store = VectorStore(folder(made.settings), Hashing.sha256, Hashing.dimensions)
-    made.bound = {"log": "cluster/tweets/1", "store": made.store.name}
-    return made
-
-
-def closed(made: Embedder) -> None:
-    made.store.close()
-    made.ledger.close()
-    made.vault.close()
-
-
-def records(events: Iterable[Event], vault: Vault) -> list[Record]:
-    """Write events as partition 0 of `tweets` would hold them."""
-    found = []
-    for offset, event in enumerate(events):
-        sent = outside(event, "/sources/x", NOW + offset, 1, vault)
-        found.append(envelope.decode("tweets", 0, offset, NOW + offset, sent.headers, sent.value))
-    return found
-
-
-def kept(store: VectorStore, names: Iterable[str]) -> dict[str, tuple[int, str, str]]:
-    return {name: (row.revision, row.owner, row.words) for name, row in store.known(names).items()}
-
-
-NAMES, OWNERS = [f"x:{n}" for n in range(4)], ["x:@a", "x:@b"]
-owned = st.sampled_from(NAMES).map(lambda name: (name, OWNERS[int(name[-1]) % 2]))
-acts = st.one_of(
-    st.builds(
-        lambda who, text, revision, rights: post(*who, text, revision, rights),
-        owned,
-        st.sampled_from(("river", "stone", " ")),
-        st.integers(1, 3),
-        st.sampled_from((SHOWN, SHOWN, SHOWN, UNINDEXED)),
-    ),
-    st.builds(lambda who: gone(*who), owned),
-    *(
-        st.builds(kind, owner=st.sampled_from(OWNERS), source=st.just("x"), **more)
-        for kind, more in (
-            (ps.AuthorHidden, {"reason": st.just("suspended")}),
-            (ps.AuthorShown, {}),
-            (ps.AuthorErased, {}),
-            (ps.IntentDeclared, {"index": st.sampled_from((True, False, None))}),
-        )
-    ),
-)
-
-
-class Died(Exception):
-    """A crash at a named point."""
-
-
-def read(made: Embedder, log: Sequence[Record], cut: Callable[[int, int], int], crashes: Sequence[str | None]) -> None:
-    """Hand a log over in chunks, from where the ledger stands, dying at the points named, one a chunk."""
-    dying = iter(crashes)
-    while (at := made.ledger.places().get(0, Place(0)).next) < len(log):
-        point, end = next(dying, None), cut(at + 1, len(log))
-
-        def crash_here(name: str, point: str | None = point) -> None:
-            if name == point:
-                raise Died
-
-        made.crash_point = crash_here
-        with suppress(Died):
-            made._apply(log[at:end], {0: Place(end, end - 1, "")})
-
-
-@hypothesis_settings(max_examples=30, deadline=None)
-@given(st.lists(acts, max_size=14), st.lists(st.sampled_from((None, *POINTS[:5])), max_size=6), st.randoms())
-def test_chunks_cut_anywhere_and_begun_again_after_a_crash_end_at_the_same_rows(
-    tmp_path_factory: pytest.TempPathFactory, events: list[Event], crashes: list[str | None], rng: random.Random
-) -> None:
-    made = bare(tmp_path_factory.mktemp("cut"))
-    oracle = Oracle()
-    for event in events:
-        oracle.take(event)
-    read(made, records(events, made.vault), rng.randint, crashes)
-    assert kept(made.store, NAMES) == oracle.rows
-    assert made.store.count() == len(oracle.rows)
-    assert {(one.owner, one.post) for one, _ in made.ledger.owed()} == oracle.asked
-    closed(made)
-
-
-class ChecksFirst(Embedder):
-    """Wrong on purpose: the checkpoint comes before the rows."""
-
-    def _write(self, made: Plan) -> None:
-        self.ledger.commit({0: Place(1, 0, "")}, {})
-        super()._write(made)
-
-
-class Forgetful(Ledger):
-    """Wrong on purpose: what is gone is known for one chunk only."""
-
-    def post_is_gone(self, post: str) -> bool:
-        return False
-
-
-def test_control_a_checkpoint_before_the_rows_loses_one(tmp_path: Path) -> None:
-    for kind, rows in ((Embedder, 1), (ChecksFirst, 0)):
-        made = bare(tmp_path / kind.__name__)
-        made.__class__ = kind
-        read(made, records([post("x:1", "x:@a", "river")], made.vault), min, ["after-encode"])
-        assert made.store.count() == rows
-        closed(made)
-
-
-def test_control_a_ledger_that_forgets_deletions_lets_a_post_come_back(tmp_path: Path) -> None:
-    for kind, rows in ((Ledger, 0), (Forgetful, 1)):
-        made = bare(tmp_path / kind.__name__)
-        made.ledger.__class__ = kind
-        read(made, records([gone("x:1", "x:@a"), post("x:1", "x:@a", "river")], made.vault), min, [])
-        assert made.store.count() == rows
-        closed(made)
-
-
-def test_a_post_that_says_the_same_again_is_not_encoded_again_but_new_rights_are_kept(tmp_path: Path) -> None:
-    made = bare(tmp_path)
-    log = records([post("x:1", "x:@a", "river"), post("x:1", "x:@a", "river", media=1)], made.vault)
-    for offset, record in enumerate(log):
-        made._apply([record], {0: Place(offset + 1, offset, "")})
-    assert (made.encoded, made.unchanged) == (1, 1)
-    shy = records([*[gone("x:9", "x:@b")] * 2, post("x:1", "x:@a", "river", 1, SHY)], made.vault)[2:]
-    made._apply(shy, {0: Place(3, 2, "")})
-    assert made.encoded == 2
-    assert [row.show for row in made.store.known(["x:1"]).values()] == [False]
-    closed(made)
-
-
-def test_an_author_whose_key_is_destroyed_is_skipped_and_a_moved_seal_too(tmp_path: Path) -> None:
-    made = bare(tmp_path)
-    log = records([post("x:1", "x:@a", "river"), post("x:2", "x:@b", "stone")], made.vault)
-    moved = log[1]._replace(id=log[0].id, offset=2)
-    Vault(made.settings.data / "vault" / "keys.sqlite").destroy("x:@a")  # by another process
-    made._apply([*log, moved], {0: Place(3, 2, "")})
-    assert set(kept(made.store, NAMES)) == {"x:2"}
-    assert made.skipped == {"words-gone": 1, "seal-broken": 1}
-    closed(made)
-
-
-def test_a_post_from_the_future_is_set_aside(tmp_path: Path) -> None:
-    made = bare(tmp_path)
-    made._apply(records([post("x:1", "x:@a", "river", claimed_ms=NOW * 2)], made.vault), {0: Place(1, 0, "")})
-    assert (made.store.count(), made.skipped) == (0, {"future-dated": 1})
-    closed(made)
-
-
-def test_no_receipt_is_written_while_bytes_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = bare(tmp_path)
-    said: list[Event] = []
-
-    async def send(them: Iterable[Sent]) -> None:
-        said.extend(one.event for one in them)
-
-    monkeypatch.setattr(made.sender, "send", send)
-    log = records([post("x:1", "x:@a", "river"), gone("x:1", "x:@a")], made.vault)
-    for offset, record in enumerate(log):
-        made._apply([record], {0: Place(offset + 1, offset, "")})
-    vector = Hashing().encode(["river"])[0]
-    assert bytes_on_disk(folder(made.settings), vector)
-    monkeypatch.setattr(made.store, "tidy", lambda: False)
-    asyncio.run(made._upkeep())
-    assert (said, made.changed) == ([], True)
-    monkeypatch.undo()
-    monkeypatch.setattr(made.sender, "send", send)
-    asyncio.run(made._upkeep())
-    assert bytes_on_disk(folder(made.settings), vector) == []
-    where = {"topic": "tweets", "partition": 0, "offset": 1}
-    whole = {"store": "vectors", "owner": "x:@a", "post": "x:1", "requested": where, "rows": 1}
-    assert [event.model_dump() for event in said] == [whole]
-    asyncio.run(made._upkeep())
-    assert len(said) == 1
-    closed(made)
 
 
 # ---- the real process on the real broker -----------------------------------------------------------------------------
 
 
-class Process:
-    """Embedders with a short upkeep, forked as the supervisor does it: by the zygote, which has imported torch."""
+class Zygote:
+    """One process that has imported torch, from which every embedder here is forked, as the supervisor does it."""
 
-    def __init__(self, settings: Settings, kafka: KafkaSettings) -> None:
-        self.settings = settings
-        self.pid = 0
-        self.kafka = kafka
+    def __init__(self, data: Path) -> None:
         program = (
             "import streams.zygote as z; from streams.embedder import run_embedder; from streams.settings import *\n"
-            "def preload(): import torch, models.encode\n"
-            "z.preload = preload; z.run_zygote(Settings.from_env(), {'embedder': lambda s: run_embedder(s, 0.2)})"
+            "def preload(): import torch, models.encode, pyarrow.compute, pyarrow.dataset\n"  # lancedb starts a thread
+            "z.preload = preload\n"
+            "z.run_zygote(Settings.from_env(), {'embedder': lambda s: run_embedder(Settings.from_env(), 0.2)})"
         )
-        env = {**os.environ, **settings.to_env(), "XINFLUENCER_KAFKA": kafka.bootstrap}
-        self.zygote = subprocess.Popen(
-            [sys.executable, "-c", program], cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-        )
-        assert self._heard()["event"] == "ready"
+        self.data = data
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, **Settings(data=data).to_env()},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+        )  # fmt: skip
+        assert self.heard()["event"] == "ready"
 
-    def _heard(self) -> dict[str, Any]:
-        assert self.zygote.stdout is not None
-        said: dict[str, Any] = json.loads(self.zygote.stdout.readline())
+    def heard(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        said: dict[str, Any] = json.loads(self.process.stdout.readline())
         return said
 
+    def start(self, env: dict[str, str]) -> int:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"start": "embedder", "env": env}).encode() + b"\n")
+        return int(self.heard()["pid"])
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    made = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield made
+    made.process.kill()  # its children die with it
+    made.process.wait(10)
+
+
+class Process:
+    """Embedders of one deployment, one after the other, with a short upkeep."""
+
+    def __init__(self, settings: Settings, kafka: KafkaSettings, zygote: Zygote) -> None:
+        self.settings, self.kafka, self.zygote = settings, kafka, zygote
+        self.pid = 0
+
     def start(self, crash: str = "") -> None:
-        assert self.zygote.stdin is not None
-        self.zygote.stdin.write(json.dumps({"start": "embedder", "env": {"XINFLUENCER_CRASH": crash}}).encode() + b"\n")
-        self.pid = int(self._heard()["pid"])
+        env = {**self.settings.to_env(), "XINFLUENCER_KAFKA": self.kafka.bootstrap, "XINFLUENCER_CRASH": crash}
+        self.pid = self.zygote.start(env)
 
     def end(self, number: int = 0) -> int:
         """Send a signal, or none, and wait for the exit code."""
         if number:
             os.kill(self.pid, number)
         self.pid = 0
-        return int(self._heard()["code"])
+        return int(self.zygote.heard()["code"])
 
-    def close(self) -> None:
-        """Children die with the zygote."""
-        self.zygote.kill()
-        self.zygote.wait(10)
+    def kill(self) -> None:
+        """End what may still run."""
+        if self.pid:
+            self.end(signal.SIGKILL)
 
     def log(self) -> str:
-        return (places.logs(self.settings) / "embedder.log").read_text(errors="replace")
+        return (places.logs(Settings(data=self.zygote.data)) / "embedder.log").read_text(errors="replace")
 
     def status(self) -> dict[str, Any]:
         told: dict[str, Any] = json.loads((self.settings.data / "run" / "embedder.status.json").read_text())
@@ -416,11 +169,13 @@ async def receipts(settings: Settings, kafka: KafkaSettings) -> dict[str, list[C
 
 
 @pytest.fixture(scope="module")
-def attacked(broker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Oracle, list[Event]]]:
+def attacked(
+    broker: Any, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Process, Oracle, list[Event]]]:
     """A feed that was read while the embedder died at every named point, and twice by chance."""
     settings = settings_for(tmp_path_factory.mktemp("embedder"), "embed", partitions=2)
     vault = Vault(settings.data / "vault" / "keys.sqlite")
-    process = Process(settings, broker.settings)
+    process = Process(settings, broker.settings, zygote)
     oracle = Oracle()
     events: list[Event] = []
     rng = random.Random(11)
@@ -444,7 +199,7 @@ def attacked(broker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             oracle.take(event)
         yield process, oracle, events
     finally:
-        process.close()
+        process.kill()
 
 
 @on_broker
@@ -518,7 +273,7 @@ def test_its_status_says_where_it_stands(attacked: tuple[Process, Oracle, list[E
 
 @on_broker
 def test_what_is_similar_is_shown_with_its_words_and_what_may_not_be_shown_is_not(
-    broker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    broker: Any, zygote: Zygote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = settings_for(tmp_path, "similar", partitions=2)
     with pytest.raises(NoStore, match="no vectors"):
@@ -536,7 +291,7 @@ def test_what_is_similar_is_shown_with_its_words_and_what_may_not_be_shown_is_no
         post("x:8", "x:@h", "Ice on the river again."),
     ]
     asyncio.run(write(settings, broker.settings, sealed(said, settings, vault)))
-    process = Process(settings, broker.settings)
+    process = Process(settings, broker.settings, zygote)
     process.start()
     try:
         process.wait()
@@ -544,7 +299,7 @@ def test_what_is_similar_is_shown_with_its_words_and_what_may_not_be_shown_is_no
         assert process.end(signal.SIGTERM) == 0
         assert time.monotonic() - began < 10
     finally:
-        process.close()
+        process.kill()
     late = post("x:9", "x:@a", "After the embedder stopped.")
     asyncio.run(write(settings, broker.settings, sealed([late], settings, vault)))
     vault.destroy("x:@h")
@@ -572,7 +327,7 @@ def test_what_is_similar_is_shown_with_its_words_and_what_may_not_be_shown_is_no
     assert "x:2" in told
     assert "x:4" not in told
     run_similar(settings, "x:1", None, 5)
-    assert "[its author was forgotten]" in capsys.readouterr().out
+    assert "[it was deleted, or its author forgotten]" in capsys.readouterr().out
     for name, reason in {
         "x:5": "does not allow indexing",
         "x:6": "it is a repost of x:1",
@@ -592,7 +347,9 @@ def test_what_is_similar_is_shown_with_its_words_and_what_may_not_be_shown_is_no
 
 
 @on_broker
-def test_a_store_of_another_log_or_a_log_that_was_cut_is_refused_with_a_sentence(broker: Any, tmp_path: Path) -> None:
+def test_a_store_of_another_log_or_a_log_that_was_cut_is_refused_with_a_sentence(
+    broker: Any, zygote: Zygote, tmp_path: Path
+) -> None:
     settings = settings_for(tmp_path, "bound", partitions=1)
     vault = Vault(settings.data / "vault" / "keys.sqlite")
     said = [post(f"x:{n}", "x:@a", f"river {n}") for n in range(5)]
@@ -632,10 +389,9 @@ def test_a_store_of_another_log_or_a_log_that_was_cut_is_refused_with_a_sentence
     altered("delete from bound; delete from place", "belong to log unknown")
     with sqlite3.connect(ledger) as db:
         db.execute("update place set fingerprint = 'feedfeedfeedfeed'")
-    process = Process(settings, broker.settings)
+    process = Process(settings, broker.settings, zygote)
     process.start()
     assert process.end() == EXIT_REFUSED
-    process.close()
     assert "remove" in process.log().splitlines()[-1]
 
     async def alerts() -> list[Event]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from schemas.events import AlertRaised
 from schemas.posts import PostObserved
 from streams import follow as module
 from streams import inbox as limits
+from streams import parking
 from streams.backoff import WAIT_S_MAX, Backoff
 from streams.broker import FolderInUse
 from streams.cursors import CursorRefused, Cursors
@@ -117,10 +119,12 @@ class Run:
         stop = asyncio.Event()
 
         async def watch() -> None:
-            async with asyncio.timeout(20):
-                while not until():
-                    await asyncio.sleep(0.002)
-            stop.set()
+            try:
+                async with asyncio.timeout(20):
+                    while not until():
+                        await asyncio.sleep(0.002)
+            finally:
+                stop.set()  # what is waited for in vain ends the pump too, and the test is red
 
         watching = asyncio.create_task(watch())
         keep = module.Pump
@@ -362,10 +366,29 @@ def test_a_cursor_that_rotted_is_refused_and_never_believed(
         cursors.load("s")
 
 
+def followed_after_a_wipe(folder: Path) -> tuple[str, list[str | None]]:
+    """Follow into a new log with the cursors of the old one: what the refusal says, and how it connected."""
+    asyncio.run(Run(folder).pump(source := Scripted(3), Fragile(), lambda: source.given == 3))
+    again = Scripted(3)
+    try:
+        asyncio.run(Run(folder, log="another").pump(again, Fragile(), lambda: bool(again.connections)))
+    except CursorRefused as refused:
+        return str(refused), again.connections
+    return "", again.connections
+
+
 def test_a_log_that_was_wiped_is_noticed(tmp_path: Path) -> None:
-    asyncio.run(Run(tmp_path).pump(source := Scripted(3), Fragile(), lambda: source.given == 3))
-    with pytest.raises(CursorRefused, match=r"belongs to the log cluster/tweets/1, this is another"):
-        asyncio.run(Run(tmp_path, log="another").pump(Scripted(3), Fragile(), lambda: False))
+    said, connections = followed_after_a_wipe(tmp_path)
+    assert "belongs to the log cluster/tweets/1, this is another" in said
+    assert not connections
+
+
+def test_control_cursors_that_do_not_know_their_log_would_skip_what_the_wiped_one_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Cursors.load
+    monkeypatch.setattr(Cursors, "load", lambda self, stream: load(Cursors(self.folder, "cluster/tweets/1"), stream))
+    assert followed_after_a_wipe(tmp_path) == ("", ["3"])
 
 
 def test_starting_from_now_is_a_gap_that_is_told(tmp_path: Path) -> None:
@@ -408,6 +431,81 @@ def test_a_full_disk_stops_the_cursor_and_not_the_stream(tmp_path: Path, monkeyp
     assert "No space left" in run.status()["last_error"]
 
 
+# ---- what is parked ----------------------------------------------------------------------------------------------
+
+
+def parked(
+    monkeypatch: pytest.MonkeyPatch, lives: list[list[bool]], patient: bool = False
+) -> tuple[list[int], list[str]]:
+    """How often each stream was tried, at most four times, and what was told: a life says whether it is refused."""
+
+    async def scenario() -> tuple[list[int], list[str]]:
+        stop, tries, told = asyncio.Event(), [0] * len(lives), list[str]()
+        monkeypatch.setattr(parking, "PARKED_S_MIN", 0.01)
+        monkeypatch.setattr(parking, "LOOK_S", 0.005)
+
+        async def alert(text: str) -> None:
+            told.append(text)
+
+        park = parking.Parking(patient, stop, alert, lambda: NOW)
+
+        async def keep(number: int) -> None:
+            async def follow() -> Summary:
+                tries[number] += 1
+                if max(tries) > 3:
+                    stop.set()
+                if lives[number].pop(0) if lives[number] else False:
+                    raise SourceRefused("wrong token")
+                await stop.wait()
+                return Summary()
+
+            await park.keep(Pulse(f"s{number}", tmp), follow)
+
+        park.going.update(f"s{number}" for number in range(len(lives)))
+        async with asyncio.timeout(10):
+            await asyncio.gather(*map(keep, range(len(lives))))
+        return tries, told
+
+    with tempfile.TemporaryDirectory() as name:
+        tmp = Path(name)
+        return asyncio.run(scenario())
+
+
+def test_a_refused_stream_is_tried_again_while_others_go_on_and_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parked(monkeypatch, [[True] * 9, []]) == ([4, 1], ["s0 is refused: wrong token"])
+
+
+def test_when_nothing_is_left_a_process_that_nobody_supervises_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries, told = parked(monkeypatch, [[True] * 9, [True] * 9])
+    assert sum(tries) == 2 == len(told)
+    tries, _ = parked(monkeypatch, [[True] * 9, [True] * 9], patient=True)
+    assert max(tries) == 4
+
+
+def test_waits_of_what_is_parked_grow_to_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def scenario() -> None:
+        stop = asyncio.Event()
+
+        async def wait(self: parking.Parking, seconds: float, pulse: Pulse | None) -> None:
+            waits.append(seconds)
+            if len(waits) == 8:
+                stop.set()
+
+        async def refused() -> Summary:
+            raise SourceRefused("no")
+
+        async def alert(text: str) -> None:
+            pass
+
+        monkeypatch.setattr(parking.Parking, "_wait", wait)
+        await parking.Parking(True, stop, alert, lambda: NOW).keep(Pulse("s", Path()), refused)
+
+    asyncio.run(scenario())
+    assert waits == [30.0, 60.0, 120.0, 240.0, 480.0, 600.0, 600.0, 600.0]
+
+
 # ---- figures --------------------------------------------------------------------------------------------------------
 
 
@@ -427,6 +525,20 @@ def test_the_figures_say_the_same_to_people_and_to_prometheus(tmp_path: Path) ->
     assert figures["xinfluencer_source_reconnects_total"] == 1
     assert figures["xinfluencer_source_connected"] == 0
     assert figures["xinfluencer_source_lag_seconds"] == told["lag_ms"] / 1000
+
+
+def test_what_policy_does_not_let_in_is_counted_and_is_no_dead_letter(tmp_path: Path) -> None:
+    """An author who opts out, or was erased, posts on: that is no trouble, and nothing of it is kept."""
+    run, log = Run(tmp_path), Fragile()
+    run.keys.keys["x:@7001"] = None
+    source = Scripted(4)
+    source.messages[2] = b'{"data": {"id": "5", "text": "nobody\'s"}}'
+    asyncio.run(run.pump(source, log, lambda: run.kept() == 4))
+    assert run.status()["refused"] == {"owner-erased": 1, "no-author": 1}
+    assert [reason for _, reason in log.letters()] == ["no-author"]
+    text = (tmp_path / "run" / "follow-scripted.prom").read_text()
+    assert 'xinfluencer_source_refused_total{stream="scripted"} 1.0' in text
+    assert 'xinfluencer_source_not_permitted_total{stream="scripted"} 1.0' in text
 
 
 def test_the_rate_is_over_the_last_half_minute(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from schemas import envelope
 from schemas.events import AlertRaised
 from schemas.posts import PostObserved
 from streams import follow as module
-from streams import x_stream
+from streams import supervisor, x_stream
 from streams.backoff import Backoff
 from streams.cursors import Cursors
 from streams.firsts import Firsts
@@ -35,6 +35,7 @@ from streams.reader import reader
 from streams.sender import Sender
 from streams.settings import Settings, SettingsRefused
 from streams.shell import EXIT_AGAIN, EXIT_REFUSED
+from streams.supervisor import CannotRun, Deployment
 from streams.topics import specs
 from streams.x_stream import Request, filtered
 
@@ -183,9 +184,11 @@ def test_a_bad_day_at_x_loses_nothing_and_doubles_nothing_visible(tmp_path: Path
 
 
 CHILD = """
+from streams import parking
 from streams.follow import run_follow
 from streams.settings import Settings
 import sys
+parking.PARKED_S_MIN = 0.3
 run_follow(Settings.from_env(), sys.argv[1:])
 """
 
@@ -193,15 +196,17 @@ run_follow(Settings.from_env(), sys.argv[1:])
 class Child:
     """A real process that follows."""
 
-    def __init__(self, settings: Settings, kafka: KafkaSettings, *names: str, **env: str) -> None:
+    def __init__(
+        self, settings: Settings, kafka: KafkaSettings, *names: str, log: str = "follow.log", **env: str
+    ) -> None:
         own = {"XINFLUENCER_KAFKA": kafka.bootstrap, "XINFLUENCER_X_TOKEN": TOKEN, **env}
-        self.path = settings.data / "follow.log"
-        with open(self.path, "ab") as log:
+        self.path = settings.data / log
+        with open(self.path, "ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", CHILD, *names],
                 cwd=ROOT,
                 env={**os.environ, **settings.to_env(), **own},
-                stderr=log,
+                stderr=output,
             )
 
     async def ended(self, seconds: float = 20.0) -> int:
@@ -232,6 +237,10 @@ def told(settings: Settings, stream: str = "x-filtered") -> dict[str, Any]:
     except FileNotFoundError:
         return {"taken": 0, "pid": 0}
     return found
+
+
+def figures(settings: Settings, stream: str = "x-filtered") -> str:
+    return (settings.data / "run" / f"follow-{stream}.prom").read_text()
 
 
 def on_its_way(settings: Settings, before: int) -> bool:
@@ -288,7 +297,9 @@ def test_one_source_that_is_refused_leaves_the_others_running_and_is_told_of(
             settings = settings_for(tmp_path, "follow-refused", x_url=server.url)
             with Child(settings, broker.settings, "x", "x-compliance") as child:
                 await until(lambda: told(settings, "x-compliance-users-4").get("connected") is True, child)
-                await until(lambda: "x-filtered is refused" in child.log(), child)
+                await until(lambda: child.log().count("x-filtered is refused") > 2, child)  # it is tried again
+                assert told(settings)["parked"] is True
+                assert 'xinfluencer_source_parked{stream="x-filtered"} 1.0' in figures(settings)
                 child.process.send_signal(signal.SIGTERM)
                 assert await child.ended(10) == 0, child.log()
             (alert,) = [event for _, event in await in_log(settings, broker.settings, "alerts")]
@@ -309,6 +320,119 @@ def test_when_every_source_is_refused_the_process_ends_and_its_last_line_says_wh
                 last = child.log().strip().splitlines()[-1]
                 assert "does not take the token (401)" in last
                 assert TOKEN not in child.log()
+
+    asyncio.run(scenario())
+
+
+def test_a_supervised_process_waits_for_a_new_token_and_goes_on_where_it_was(
+    tmp_path: Path, broker: SessionBroker
+) -> None:
+    async def scenario() -> None:
+        async with serving(token="new", keep_alive_s=0.2) as server:
+            settings = settings_for(tmp_path, "follow-expired", x_url=server.url, x_backfill_minutes=5)
+            file = tmp_path / "token"
+            file.write_text("expired")
+            env = {"XINFLUENCER_X_TOKEN": "", "XINFLUENCER_X_TOKEN_FILE": str(file), "XINFLUENCER_SUPERVISED": "1"}
+            with Child(settings, broker.settings, "x", **env) as child:
+                await until(lambda: told(settings).get("parked") is True, child)
+                await until(lambda: len(server.asked) > 2, child)
+                sent = [server.post(1)]
+                file.write_text("new")
+                await until(lambda: told(settings).get("connected") is True, child)
+                sent.append(server.post(2))
+                await until(lambda: told(settings)["taken"] > 0, child)
+                assert told(settings)["parked"] is False
+                assert 'xinfluencer_source_parked{stream="x-filtered"} 0.0' in figures(settings)
+                child.process.send_signal(signal.SIGTERM)
+                assert await child.ended(10) == 0, child.log()
+            judge(sent[1:], await in_log(settings, broker.settings))
+            alerts = [event for _, event in await in_log(settings, broker.settings, "alerts")]
+            assert [one.kind for one in alerts] == ["source-refused"]  # once, however often it is tried
+            assert "expired" not in child.log().replace("follow-expired", "")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_a_stream_that_another_process_follows_is_refused_in_a_sentence(
+    tmp_path: Path, broker: SessionBroker, supervised: bool
+) -> None:
+    async def scenario() -> None:
+        async with serving(keep_alive_s=0.2) as server:
+            settings = settings_for(tmp_path, f"follow-twice-{supervised:d}", x_url=server.url)
+            more = {"XINFLUENCER_SUPERVISED": "1"} if supervised else {}
+            with Child(settings, broker.settings, "x") as first:
+                await until(lambda: told(settings).get("connected") is True, first)
+                with Child(settings, broker.settings, "x", log="second.log", **more) as second:
+                    if not supervised:
+                        assert await second.ended() == EXIT_REFUSED
+                        assert f"is in use by process {first.process.pid}" in second.log().splitlines()[-1]
+                        return
+                    await until(lambda: "is in use by process" in second.log(), second)
+                    assert told(settings)["pid"] == first.process.pid  # the status is of whoever follows
+                    first.process.kill()  # it cannot say that it ends, and its lock goes with it
+                    await until(lambda: told(settings)["pid"] == second.process.pid, second)
+                    await until(lambda: told(settings).get("connected") is True, second)
+
+    asyncio.run(scenario())
+
+
+def test_an_expired_token_stops_nothing_else_of_a_deployment(
+    tmp_path: Path, broker: SessionBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with serving(token="another") as server:
+            settings = settings_for(tmp_path, "follow-up", x_url=server.url, follow=("x",))
+            monkeypatch.setenv("XINFLUENCER_KAFKA", broker.bootstrap)
+            monkeypatch.setenv("XINFLUENCER_X_TOKEN", TOKEN)
+            said: list[str] = []
+            deployment = Deployment(settings, {}, said.append)
+            await deployment.start("follow", "ticker")
+            try:
+                async with asyncio.timeout(30):
+                    while not (said or deployment.failed.done()):
+                        await asyncio.sleep(0.1)
+                assert not deployment.failed.done()
+                assert "x-filtered is parked, everything else goes on: X does not take the token (401)" in said[0]
+                assert "follow" in deployment.pids
+                await asyncio.sleep(2.5)
+                assert len(said) == 1  # once
+            finally:
+                await deployment.stop()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("parked", [True, False])
+def test_a_process_of_feeds_that_refuses_to_run_is_tried_again_and_any_other_fails_the_deployment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parked: bool
+) -> None:
+    """The control: the same end of a process that everything stands on."""
+
+    async def scenario() -> None:
+        monkeypatch.setenv("XINFLUENCER_KAFKA", "127.0.0.1:1")
+        monkeypatch.setattr(supervisor, "PARKED_S", 0.05)
+        said: list[str] = []
+        runs: list[str] = []
+
+        async def refuses() -> int:
+            runs.append("run")
+            return EXIT_REFUSED
+
+        deployment = Deployment(settings_for(tmp_path, "parked"), {}, said.append)
+        deployment._keep("follow" if parked else "sink", refuses)
+        try:
+            async with asyncio.timeout(10):
+                while len(runs) < 3 and not deployment.failed.done():
+                    await asyncio.sleep(0.02)
+            assert deployment.failed.done() is not parked
+            if parked:
+                assert "follow refuses to run, everything else goes on: " in said[0]
+                assert deployment.restarts == {}
+            else:
+                assert isinstance(deployment.failed.exception(), CannotRun)
+        finally:
+            await deployment.stop()
 
     asyncio.run(scenario())
 

@@ -129,6 +129,19 @@ def test_a_cursor_that_the_server_no_longer_holds_is_an_error_that_names_both_ti
     run(body, held=posts(10, 12 * 3600), held_from_us=T0_US + 11 * HOUR, now_us=T0_US + HELD_US + HOUR)
 
 
+def test_a_gap_that_the_operator_accepts_is_told_and_the_stream_goes_on_from_the_oldest() -> None:
+    async def body(server: JetstreamServer) -> None:
+        settings = Settings(bluesky_url=server.url, accept_gaps=True)
+        one = Jetstream(settings, clock_ms=lambda: server.now_us // 1000, idle_s=0.05, silent_s_max=0.2)
+        got, _ = await take(one, str(T0_US))
+        assert times(got) == [T0_US + 12 * HOUR]
+        (gap,) = gaps(got)
+        assert (gap.after_ms, gap.until_ms) == ((T0_US - 5 * S) // 1000, (T0_US + 12 * HOUR) // 1000)
+        assert got.index(gap) == 0
+
+    run(body, held=posts(10, 12 * 3600), held_from_us=T0_US + 11 * HOUR, now_us=T0_US + HELD_US + HOUR)
+
+
 def test_a_hole_behind_a_younger_cursor_is_a_gap_and_the_stream_goes_on() -> None:
     async def body(server: JetstreamServer) -> None:
         got, _ = await take(source(server), str(T0_US))
@@ -261,7 +274,19 @@ def test_a_server_that_is_not_there_is_broken_and_not_refused() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "nonsense", "http://127.0.0.1/subscribe", "wss://u:secret@h/subscribe", "wss://h/s?compress=true", "wss://[x"],
+    [
+        "",
+        "nonsense",
+        "http://127.0.0.1/subscribe",
+        "wss://u:secret@h/subscribe",
+        "wss://h/s?compress=true",
+        "wss://[x",
+        "wss://h:99999999/s",
+        "wss://h:x/s",
+        "wss://\u2028h/s",
+        "wss://[::1",
+        "wss://h..h/s",
+    ],
 )
 def test_an_address_that_cannot_be_one_is_refused_without_repeating_it(url: str) -> None:
     async def body(server: JetstreamServer) -> None:

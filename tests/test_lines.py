@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ingest_ends import MemoryKeys, dump, page, post, take
 
 from schemas.posts import PostObserved
+from streams import lines
 from streams.lines import IngestRefused, read_lines
 
 
@@ -85,6 +88,56 @@ def test_a_cut_array_gives_its_whole_values_and_a_bad_one_ends_the_reading(tmp_p
     assert len(posts_of(file)[0]) == 5
     file.write_text("[1, 23, \ud800]".encode("utf-8", "surrogatepass").decode("latin-1"))
     assert len(posts_of(file)[1]) == 3
+
+
+BAD_FIRST = {
+    "a brace": b"{",
+    "a cut array": b'[{"data": {"id": "1"',
+    "an open string": b'[{"data": "cut',
+    "too deep": b"[" * 100_000,
+    "not UTF-8": b'[{"data": \xe9',
+    "a bracket and words": b"[oops]",
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("bad", BAD_FIRST)
+def test_a_bad_first_line_costs_that_line_only(tmp_path: Path, bad: str, packed: bool) -> None:
+    file = tmp_path / "feed"
+    data = b"\xef\xbb\xbf\n" + b"\n".join([BAD_FIRST[bad], *dump(*(page(post(n, text=f"é{n}")) for n in range(200)))])
+    file.write_bytes(gzip.compress(data) if packed else data)
+    texts, letters = posts_of(file)
+    assert texts == [f"é{n}" for n in range(200)]
+    assert [place for place, _ in letters] == ["feed:2"]
+
+
+def test_control_without_looking_at_what_follows_a_bad_first_line_costs_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "feed"
+    file.write_bytes(b"\n".join([b"{", *dump(*(page(post(n)) for n in range(200)))]))
+    monkeypatch.setattr(lines, "_are_lines", lambda text: False)
+    assert posts_of(file) == ([], [("feed:1", "bad-json")])
+
+
+def test_a_pretty_file_with_a_bad_first_value_is_one_refusal_and_not_one_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "page.json"
+    for whole in (page(post(1), post(2)), [post(1), post(2)]):
+        file.write_text(json.dumps(whole, indent=1).replace('"id": "', "oops", 1))
+        place = "page.json:1" if isinstance(whole, dict) else "page.json:2"
+        assert posts_of(file) == ([], [(place, "bad-json")])
+
+
+ODD = st.sampled_from([b"{", b"[", b"}", b"[{", b"x", b'{"meta":{}}', b"[]", b"", b'{"a":', b'[{"a": "', b"[1"])
+
+
+@given(ODD, st.lists(ODD, max_size=5))
+def test_whatever_the_first_line_is_all_good_ones_that_follow_it_are_read(
+    tmp_path_factory: pytest.TempPathFactory, first: bytes, last: list[bytes]
+) -> None:
+    file = tmp_path_factory.mktemp("lines") / "feed"
+    file.write_bytes(b"\n".join([first, *dump(*(page(post(n)) for n in range(20))), *last]))
+    assert posts_of(file)[0] == [f"post {n}" for n in range(20)]
 
 
 def test_nothing_at_all_is_said_to_be_nothing(tmp_path: Path) -> None:

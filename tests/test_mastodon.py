@@ -14,7 +14,7 @@ from mastodon_server import HOST, T0_MS, account, number, status
 from agents.content import words_of_post
 from schemas.envelope import Refused
 from schemas.facts import AuthorFacts, Rights
-from schemas.posts import EngagementObserved, PostDeleted, PostEdited, PostObserved
+from schemas.posts import EngagementObserved, PostDeleted, PostEdited, PostObserved, ReactionObserved
 from streams.formats import detect
 from streams.lines import Unreadable
 from streams.mastodon import read
@@ -214,14 +214,84 @@ def test_a_bare_status_from_elsewhere_is_refused_with_how_to_name_its_server(cha
     assert '"host"' in refusal.detail
 
 
-@pytest.mark.parametrize("event", ["notification", "filters_changed", "conversation", "announcement", "tomorrow"])
+@pytest.mark.parametrize("event", ["filters_changed", "conversation", "announcement", "tomorrow"])
 def test_other_messages_are_of_no_use(event: str) -> None:
     assert reading_of(told(None, event)) == Reading(of_no_use=1)
 
 
 def test_what_else_a_server_answers_is_counted_as_what_it_is() -> None:
     assert reading_of(account()) == reading_of(told([])) == Reading(of_no_use=1)
-    assert reading_of({"id": "1", "type": "mention", "account": account(), "status": status()}) == Reading(of_no_use=1)
+    assert reading_of({"id": "1", "accounts": [account()], "last_status": status()}) == Reading(of_no_use=1)
+
+
+# ---- notifications --------------------------------------------------------------------------------------------------
+
+
+def notified(kind: str, by: str = "22", **more: Any) -> dict[str, Any]:
+    """A notification as `GET /api/v1/notifications` gives it, of a status that is at home where it was read."""
+    base = {
+        "id": "9",
+        "type": kind,
+        "created_at": "2026-01-05T00:10:00.000Z",
+        "account": account(by, acct="q@o.example"),
+    }
+    return {**base, "status": status(), **more}
+
+
+@pytest.mark.parametrize(("kind", "meant"), [("favourite", "like"), ("reblog", "repost")])
+def test_a_notification_of_a_reaction_is_the_reaction_and_its_status_a_post(kind: str, meant: str) -> None:
+    act, observed, seen = said(notified(kind))
+    assert act == ReactionObserved(
+        act=f"{NAME}~{kind}~22", owner=f"mastodon:@{HOST}:22", source="mastodon", kind=meant, target=ME, post=NAME,
+        claimed_ms=AT_MS + 600_000, rights=RIGHTS,
+    )  # fmt: skip
+    assert (observed.post, observed.owner, seen.post) == (NAME, ME, NAME)
+    assert said(told(notified(kind), "notification")) == said(told(json.dumps(notified(kind)), "notification"))
+    assert said(told(notified(kind), "notification"))[0] == act
+
+
+def test_a_person_reacts_once_however_often_it_is_told_and_two_people_twice() -> None:
+    acts = [said(notified("favourite", **more))[0].act for more in ({}, {"id": "10"}, {"by": "23"})]
+    assert acts[0] == acts[1] != acts[2]
+
+
+@pytest.mark.parametrize("kind", ["mention", "status", "update", "poll", "quote", "quoted_update"])
+def test_a_notification_of_a_status_is_the_status_and_nothing_more(kind: str) -> None:
+    assert said(notified(kind)) == said(status())
+    assert reading_of(notified(kind, status=None)) == Reading(of_no_use=1)
+
+
+@pytest.mark.parametrize("kind", ["follow_request", "admin.sign_up", "admin.report", "moderation_warning", "tomorrow"])
+def test_other_notifications_are_of_no_use_and_their_status_is_not_read(kind: str) -> None:
+    assert reading_of(notified(kind)) == Reading(of_no_use=1)
+
+
+@pytest.mark.parametrize(
+    ("found", "value"),
+    [
+        ([("reaction", "target-unknown")], notified("follow", status=None)),
+        ([("reaction", "bad-shape")], notified("favourite", status=None)),
+        ([("reaction", "not-public"), ("post", "not-public")],
+         notified("favourite", status=status(visibility="direct"))),
+        ([("post", "not-public")], notified("mention", status=status(visibility="private"))),
+        ([("reaction", "bad-id")], notified("favourite", account=account("2/2"))),
+        ([("reaction", "bad-time")], notified("reblog", created_at="yesterday")),
+        ([("reaction", "bad-shape"), ("post", "bad-shape")], notified("reblog", status=[])),
+        ([("reaction", "server-unknown"), ("post", "server-unknown")],
+         notified("favourite", status=status(account=account(acct="p@far.example")))),
+        ([("value", "bad-shape")], told({"type": "favourite"}, "notification")),
+        ([("value", "bad-shape")], told(None, "notification")),
+        ([("value", "bad-json")], told("{", "notification")),
+    ],
+)  # fmt: skip
+def test_what_a_notification_does_not_say_is_refused_with_the_reason(found: list[Any], value: Any) -> None:
+    assert reasons(value) == found
+
+
+def test_nothing_is_kept_of_the_words_that_a_refused_notification_brought() -> None:
+    secret = status(visibility="direct", content="<p>between us</p>")
+    for kind in ("favourite", "reblog", "mention"):
+        assert "between us" not in str([one.raw for one in reading_of(notified(kind, status=secret)).refusals])
     assert reading_of({"error": "The access token is invalid"}) == Reading(errors=1)
     assert said({"stream": ["public"], "host": HOST, "event": "update", "payload": json.dumps(status())}) == said(
         told(status())
@@ -347,6 +417,8 @@ SEEDS: list[Any] = [
     told(status(reblog=status(T0_MS - 5))),
     told("55", "delete", owner="11"),
     status(),
+    notified("favourite"),
+    told(notified("reblog"), "notification"),
 ]  # fmt: skip
 
 

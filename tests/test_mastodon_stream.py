@@ -165,6 +165,8 @@ def test_posts_that_come_late_from_other_servers_are_met_by_going_back_a_little(
     async def body(server: MastodonServer) -> None:
         got, _ = await take(source(server), f"{number(T0_MS)}@{T0_MS}")
         assert ids(got) == [number(T0_MS - 20_000)]
+        (gap,) = gaps(got)  # and what came later than that is not there, which is said
+        assert "posts of other servers that came more than 30 s after" in gap.reason
 
     run(body, timeline=[status(T0_MS - 20_000), status(T0_MS - 40_000)])
 
@@ -378,6 +380,22 @@ def test_events_are_the_same_wherever_the_bytes_are_cut(cuts: list[int]) -> None
 
     expected = [None, ("update", b"1\n2"), None, ("message", b"x"), ("b", b"")]
     assert asyncio.run(told()) == expected
+
+
+LINE_ENDS = [b"data: a\r\n\ndata: b\n\n", b"data: a\n\r\ndata: b\r\r", b"\r\n\r\ndata: a\r\n\r\n"]
+
+
+@pytest.mark.parametrize("text", [SSE, *LINE_ENDS])
+def test_events_are_the_same_if_each_byte_comes_alone_and_nothing_between_them(text: bytes) -> None:
+    async def told(*pieces: bytes) -> list[Any]:
+        async def come() -> Any:
+            for one in pieces:
+                yield one
+
+        return [one async for one in events(come())]
+
+    apart = [piece for at in range(len(text)) for piece in (text[at : at + 1], b"")]
+    assert asyncio.run(told(*apart)) == asyncio.run(told(text)) != []
 
 
 def test_through_every_fault_each_status_is_in_the_log_and_each_reconnection_in_the_alerts(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def tweets(*events: Any) -> list[facts.Event]:
 
 
 def withdrawn_only(said: list[facts.Event]) -> bool:
-    return {type(one) for one in said} == {e.InteractionWithdrawn}
+    return {type(one) for one in said} <= {e.InteractionWithdrawn, e.PostForgotten}
 
 
 def test_a_post_is_noted_as_a_prompt_and_as_a_subject() -> None:
@@ -54,6 +54,16 @@ def test_a_deleted_post_is_withdrawn_once_as_a_subject_and_as_a_prompt() -> None
     (root,) = of(e.SubjectWithdrawn, tweets(post("p"), gone("p")))
     assert (root.prompt, root.subject) == ("p", "p/p")
     assert of(e.SubjectWithdrawn, tweets(gone("p"))) == []
+
+
+def test_every_deletion_has_a_receipt_under_the_name_it_gave_and_the_post_it_meant() -> None:
+    def receipts(*said: Any) -> list[tuple[str, int]]:
+        return [(one.post, one.requested.offset) for one in of(e.PostForgotten, tweets(*said))]
+
+    assert receipts(gone("p"), gone("p"), post("p")) == [("p", 0), ("p", 1)], "known or not, and again"
+    edited = post("p", kind=ps.PostEdited, revision=2, named="p2")
+    assert receipts(post("p"), edited, gone("p2")) == [("p", 2), ("p2", 2)]
+    assert receipts(gone("p2"), edited) == [("p2", 0), ("p", 1)], "the edit says which post was meant"
 
 
 def test_reactions_to_a_deleted_post_say_nothing() -> None:

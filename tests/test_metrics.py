@@ -5,6 +5,9 @@ import json
 import os
 import re
 import signal
+import sqlite3
+import subprocess
+import sys
 import time
 import types
 from collections.abc import Iterable
@@ -15,30 +18,37 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from schemas import events as e
-from streams import metrics
+from streams import alerting, metrics
 from streams.fold import Fold, Sent
 from streams.machine_metrics import FILE, Machine, write
 from streams.memory import Logged
+from streams.readings import History, Key, Reading
 from streams.settings import Settings
 from streams.topology import stages
-from streams.worker_metrics import OTHER, REASONS_MAX, WorkerMetrics, positions
+from streams.vector_ledger import Ledger, Request
+from streams.worker_metrics import ORDINARY, OTHER, REASONS_MAX, WorkerMetrics, positions
 from tests.feeds import feed
 from tests.harness import Workers, ended, finish, now_ms, settings_for, vault_of
 from tests.harness import write as deliver
 from tests.serving import eventually
+from tests.small_world import Keyring
 
 T0_MS = 1_700_000_000_000
-UNITS = ("_seconds", "_bytes", "_total", "_offset", "_records", "_messages", "_waiting", "_number", "_connected")
+UNITS = (
+    "_seconds",
+    "_bytes",
+    "_total",
+    "_offset",
+    "_records",
+    "_messages",
+    "_waiting",
+    "_number",
+    "_connected",
+    "_parked",
+)
 COUNTED = ("xinfluencer_vectors", "xinfluencer_vectors_unindexed", "xinfluencer_erasures_owed",
            "xinfluencer_sink_rate_rows_per_second", "gen_ai_client_token_usage")  # fmt: skip
 SECRET_IDS = re.compile(r"(^|[^a-z])(x|bluesky|mastodon):|@|[0-9a-f]{16,}")
-
-
-class Keyring:
-    def get(self, owner: str) -> bytes | None:
-        return b"k" * 32
-
-    make = get
 
 
 def faults_of(text: str) -> list[str]:
@@ -217,12 +227,90 @@ def test_a_torn_file_is_named_and_loses_nothing_else(settings: Settings, capsys:
     assert value_of(said.out, "xinfluencer_records_applied_total", stage="metadata") > 0
 
 
-def test_a_status_of_a_process_that_is_gone_says_nothing_about_now(settings: Settings) -> None:
-    status(settings, "sink", to_erase=5)
-    for lives, said in ((True, 1), (False, 0)):
+def test_a_status_of_a_process_that_is_gone_says_nothing_about_now_but_what_it_owes_it_owes(settings: Settings) -> None:
+    status(settings, "sink", to_erase=5, owed_since_s=T0_MS / 1000)
+    status(settings, "embedder", receipts_owed=0, owed_since_s=None)
+    for lives, said in ((True, 2), (False, 0)):
         machine = Machine(settings, lives=lambda pid: lives)  # noqa: B023
-        owed = next(f for f in machine.collect() if f.name == "xinfluencer_erasures_owed")
-        assert len(owed.samples) == said
+        found = {family.name: family.samples for family in machine.collect()}
+        assert len(found["xinfluencer_erasures_owed"]) == said
+        (since,) = found["xinfluencer_erasure_owed_since_timestamp_seconds"]
+        assert (since.labels, since.value) == ({"process": "sink"}, T0_MS / 1000)
+
+
+def test_an_erasure_is_owed_since_it_was_first_asked_for_whatever_is_asked_after_it(settings: Settings) -> None:
+    """Both stores say it alike; a ledger from before this was kept counts from when it is opened."""
+    ledger = Ledger(settings.data / "vectors")
+    assert ledger.owed_since() is None
+    ledger.owe([(Request("r1", "o", "p", 0, 3), 1)])
+    since = ledger.owed_since()
+    assert since is not None
+    ledger.owe([(Request("r1", "o", "p", 0, 3), 1), (Request("r2", "o", "q", 0, 4), 1)])
+    assert ledger.owed_since() == since
+    ledger.sent([Request("r1", "o", "p", 0, 3)])
+    assert since < (ledger.owed_since() or 0) <= time.time()
+    ledger.close()
+    old = sqlite3.connect(settings.data / "vectors" / "ledger.sqlite")
+    old.execute("alter table receipt drop column asked_s")
+    old.close()
+    again = Ledger(settings.data / "vectors")
+    assert time.time() - 60 < (again.owed_since() or 0) <= time.time()
+    again.close()
+
+
+def test_what_people_do_too_late_is_no_fault_and_everything_else_that_is_refused_is_told_when(tmp_path: Path) -> None:
+    made, fold = WorkerMetrics(stages(), list), Fold(stages()[0], 0, 1, Keyring())
+    made.begin("worker-0")
+    name = "xinfluencer_record_refused_timestamp_seconds"
+
+    def refuse(reason: str) -> list[float]:
+        letter: Any = types.SimpleNamespace(event=e.RecordRefused.model_construct(reason=reason))
+        made.applied(fold, made.before(fold), 1, [letter])
+        made._written_s = 0.0
+        made.write(tmp_path / "w.prom")
+        text = (tmp_path / "w.prom").read_text()
+        return [value_of(text, name, stage="metadata", reason=one) for one in ("id-conflict", "step-failed", "other")]
+
+    for ordinary in ORDINARY:
+        assert refuse(ordinary) == [0, 0, 0]
+    assert [value > 0 for value in refuse("bad-json")] == [False, False, True]
+    assert [value > 0 for value in refuse("id-conflict")] == [True, False, True]
+
+
+def test_a_stream_that_ends_takes_its_figures_along_and_one_that_dies_leaves_them(tmp_path: Path) -> None:
+    def left(end: str) -> str:
+        code = f"""import os, sys, signal, pathlib
+from streams.pulse import Pulse
+pulse = Pulse("x", pathlib.Path({str(tmp_path)!r}), gaps=1)
+pulse.write(0)
+{end}"""
+        subprocess.run([sys.executable, "-c", code], check=False)
+        path = tmp_path / "follow-x.prom"
+        return path.read_text() if path.exists() else ""
+
+    assert left("") == ""
+    assert left("sys.exit(78)") == ""
+    for death in ("os._exit(75)", "os.kill(os.getpid(), signal.SIGKILL)"):
+        text = left(death)
+        assert faults_of(text) == []
+        assert time.time() - value_of(text, "xinfluencer_written_timestamp_seconds", process="follow-x") < 60
+        assert time.time() - value_of(text, "xinfluencer_source_gap_timestamp_seconds") < 60, "the first one counts too"
+
+
+def test_a_count_that_grew_before_anybody_looked_has_a_time_and_a_rule_on_increases_would_have_missed_it() -> None:
+    from streams.alerting import Watch
+
+    grown, watch = metrics.Grown(), Watch()
+    row: dict[Key, float] = {
+        ("xinfluencer_source_gap_timestamp_seconds", (("stream", "x"),)): grown.look(1, 1e9),
+        ("xinfluencer_source_gaps_total", (("stream", "x"),)): 1.0,
+    }
+    assert {one.rule.name for one in watch.look(row, 1e9 + 5)} == {"XinfluencerSourceGap"}
+    assert watch.look(row, 1e9 + 901) == []
+    assert grown.look(1, 1e9 + 60) == 1e9
+    assert grown.look(0, 1e9 + 60) == 1e9, "a count that began again is nothing new"
+    rising = Reading("xinfluencer_source_gaps_total", ("stream",), (), "increase", 900)  # negative control
+    assert rising.values(History([1e9 + 5, 1e9 + 65], [row, row]), 1e9 + 65) == {("x",): 0.0}
 
 
 def test_the_supervisors_file_counts_restarts_and_is_used_while_it_is_fresh(settings: Settings) -> None:
@@ -317,6 +405,8 @@ def test_a_worker_on_a_broker_leaves_its_figures_and_takes_them_away_at_its_end(
         posts = sum(one.topic == "tweets" for one in records)
         eventually(lambda: value_of(path.read_text(), "xinfluencer_records_applied_total", stage="metadata") == posts)
         eventually(lambda: value_of(path.read_text(), "xinfluencer_lag_records") == 0)
+        for later_s in (0, 61):
+            assert alerting.look(settings, time.time() + later_s) == [], "nothing fires in a healthy run"
         workers.signal(signal.SIGTERM)
     assert not path.exists()
     vault.close()

@@ -19,7 +19,9 @@ from tests.proof import ROOT, SCALE, Say
 QUICK = ("snapshot-before-send", "dedupe-without-ordinal", "declared-no-ignored")
 RUN = [BY_NAME[name] for name in QUICK] if SCALE == "ci" else MUTANTS
 PASSES = "tests/test_batching.py::test_a_batch_closes_by_count"
-PARTS = {"fold", "shell", "transport", "sender", "snapshots", "trainer", "dataset", "vault", "seal", "metadata"}
+PARTS = {"fold", "shell", "transport", "sender", "snapshots", "trainer", "dataset", "vault", "seal", "metadata"} | {
+    "guard", "forgetting", "backup", "backup_store", "restore", "dead_letters", "trouble", "written", "ingest",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

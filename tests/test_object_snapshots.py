@@ -4,7 +4,10 @@ The S3 server is moto's: it speaks the protocol, and honours `If-None-Match: *` 
 show what these tests would say of one that does not.
 """
 
+import asyncio
+import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,16 +15,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
+from faust.types import TP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.seal import Unpunctured
 from schemas.topics import TWEETS
-from streams import object_snapshots
+from streams import object_snapshots, shell
 from streams.fold import Fold, Sent
 from streams.object_snapshots import KEPT_MAX, SnapshotStore, StoreRefused
-from streams.snapshots import Bound, ClaimLost, SnapshotFolder, SnapshotRefused, state_hash
+from streams.settings import Settings
+from streams.shell import PUTS_MAX, Owned, Shell
+from streams.snapshots import Bound, ClaimLost, SnapshotFolder, SnapshotRefused, encode, state_hash
 from streams.topology import stages
+from streams.transport import Chunk
+from tests.bare_shell import KAFKA, STAGES, Keys, people
 from tests.feeds import feed
 from tests.s3_server import s3_server
 
@@ -31,7 +41,7 @@ PLACES = ("folder", "memory", "file", "s3")
 BUCKET = "snapshots"
 
 
-class NoKeys:
+class NoKeys(Unpunctured):
     """Nothing here is sealed."""
 
     def get(self, owner: str) -> bytes | None:
@@ -244,6 +254,20 @@ def test_whatever_owners_and_rot_do_the_newest_whole_one_is_found(
             assert found in (None, *(offset for offset, is_whole in kept if is_whole))
 
 
+def test_whoever_only_looks_sees_what_is_kept_and_when_it_was_written(place: Place) -> None:
+    assert list(place.open().kept()) == []
+    keeper = place.open()
+    began_ms = time.time() * 1000
+    claim = keeper.claim(BOUND)
+    for offset in (1, 2, 3):
+        keeper.write(fold_at(offset), BOUND, claim)
+    keeper.claim(msgspec.structs.replace(BOUND, stage="intake"))  # claimed, and nothing written yet
+    (one,) = place.open().kept()
+    assert one.name == "metadata-0"
+    assert one.files == [encode(fold_at(offset), BOUND) for offset in (3, 2)]
+    assert -2_000 < one.written_ms - began_ms < 600_000, "S3 says it in whole seconds"
+
+
 # ---- what only a store has to fear ----------------------------------------------------------------------------------
 
 
@@ -254,20 +278,11 @@ def remote(request: pytest.FixtureRequest, tmp_path: Path, s3: dict[str, Any]) -
 
 def raws(count: int) -> list[Any]:
     """Make one partition of a log."""
-    made = [one for one in feed(5, count, 1, NoVault(), 1_000_000) if one.topic == TWEETS.name]
+    made = [one for one in feed(5, count, 1, Keys(), 1_000_000) if one.topic == TWEETS.name]
     return [
         SimpleNamespace(offset=at, timestamp=one.time_ms, headers=one.headers, value=one.value)
         for at, one in enumerate(made)
     ]
-
-
-class NoVault:
-    """Seals with one key for all: what is sealed is nobody's business here."""
-
-    def get(self, owner: str) -> bytes | None:
-        return b"k" * 32
-
-    make = get
 
 
 def run_to(fold: Fold, log: list[Any], end: int) -> list[Sent]:
@@ -287,16 +302,16 @@ def test_a_zombies_late_write_changes_nothing_of_what_follows(
     """
     log = raws(60)
     bound = Bound("metadata", 1, 0, "cluster-1/tweets", 1)
-    clean = Fold(METADATA, 0, 1, NoVault())
+    clean = Fold(METADATA, 0, 1, Keys())
     wanted = {dict(one.headers)["ce_id"]: one.value for one in run_to(clean, log, len(log))}
 
-    zombie, store = Fold(METADATA, 0, 1, NoVault()), remote.store()
+    zombie, store = Fold(METADATA, 0, 1, Keys()), remote.store()
     first = store.claim(bound)
     sent = run_to(zombie, log, 20)
     store.write(zombie, bound, first)
     sent += run_to(zombie, log, 50)  # sent; and now it is kept, late
 
-    owner, others = Fold(METADATA, 0, 1, NoVault()), remote.store()
+    owner, others = Fold(METADATA, 0, 1, Keys()), remote.store()
     right = store.files.pipe_file
 
     def late(path: str, data: bytes, **more: Any) -> None:
@@ -315,7 +330,7 @@ def test_a_zombies_late_write_changes_nothing_of_what_follows(
     with pytest.raises(ClaimLost):
         store.write(zombie, bound, first)
 
-    last, third = Fold(METADATA, 0, 1, NoVault()), remote.store()
+    last, third = Fold(METADATA, 0, 1, Keys()), remote.store()
     third.claim(bound)
     last.memory, broken = third.load(last, bound)
     assert broken == []
@@ -397,6 +412,179 @@ def test_a_key_in_the_url_is_refused_without_being_said(s3: dict[str, Any]) -> N
     with pytest.raises(StoreRefused) as refused:
         SnapshotStore("s3://key:hunter2@bucket/here")
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_store_whose_client_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    known = sys.modules["fsspec.registry"]._registry
+    monkeypatch.delitem(known, "s3", raising=False)  # it remembers what it imported
+    with pytest.raises(StoreRefused, match=r"pip install 'xinfluencer\[s3\]'"):
+        SnapshotStore("s3://bucket/here")
+
+
+# ---- a store that is slow, under the worker's shell ------------------------------------------------------------------
+
+
+class Slow(SnapshotStore):
+    """A store of this process whose puts last until they are let through."""
+
+    def __init__(self) -> None:
+        super().__init__(f"memory://{uuid.uuid4().hex}")
+        self.waiting: dict[str, threading.Event] = {}
+        self.patience_s = 20.0  # in which the loop must turn, or the test has found what it is for
+        self.late = False
+
+    def put(self, bound: Bound, claim: int, at: int, data: bytes) -> int:
+        let_through = self.waiting[f"{bound.partition}@{at}"] = threading.Event()
+        if not let_through.wait(self.patience_s):
+            self.late = True
+            raise TimeoutError("nobody came by while this was on its way")
+        return super().put(bound, claim, at, data)
+
+
+class OnTheLoop(Shell):
+    """Wrong on purpose: it waits for the store, as for a disk of its own."""
+
+    def _snapshot(self, owned: Owned) -> None:
+        try:
+            self.snapshots.put(owned.bound, owned.claim, owned.fold.memory.next, encode(owned.fold, owned.bound))  # type: ignore[union-attr]
+        except OSError as error:
+            self._not_kept(owned, error, 0.0)
+
+
+class FirstOnesFirst(Shell):
+    """Wrong on purpose: whoever stands first in the table is written first, however lately it was."""
+
+    def committable(self) -> dict[TP, int]:
+        for owned in self.owned.values():
+            if owned.dirty and self._due(owned):
+                self._snapshot(owned)
+        return {tp: owned.covered for tp, owned in self.owned.items() if owned.covered > owned.committed}
+
+
+class Flow:
+    """A shell that owns partitions of `feedback` over a slow store; what is sent is acknowledged at once."""
+
+    def __init__(self, data: Path, store: Slow, kind: type[Shell], partitions: int) -> None:
+        self.tps = [TP("feedback", partition) for partition in range(partitions)]
+        given = Settings(data=data, partitions=partitions, snapshot_s=1e-6)
+        self.shell = kind(given, KAFKA, (STAGES["intake"],), {"feedback": "cluster/topic/1"})
+        self.shell.snapshots = self.store = store
+        self.shell.sender = self  # type: ignore[assignment]
+        self.at = dict.fromkeys(self.tps, 0)
+        self.log = people(100)
+
+    async def send(self, records: Any, crash_point: Any = None) -> None:
+        return None
+
+    async def stop(self) -> None:
+        return None
+
+    async def own(self) -> None:
+        zero: dict[TP, int] = dict.fromkeys(self.tps, 0)
+        await self.shell.own(set(self.tps), zero, dict.fromkeys(self.tps, 100), zero)
+        self.shell.begin(1)
+
+    async def read(self, tp: TP, number: int = 5) -> None:
+        at, self.at[tp] = self.at[tp], self.at[tp] + number
+        await self.shell.handle(Chunk(tp, at, at + number, self.log[at : at + number], 1))
+
+    async def under_way(self, number: int) -> None:
+        async with asyncio.timeout(20):
+            while len(self.store.waiting) < number:
+                await asyncio.sleep(0.001)
+
+    async def let_through(self) -> None:
+        """Let all that is under way arrive."""
+        for one in [self.store.waiting.pop(name) for name in list(self.store.waiting)]:
+            one.set()
+        async with asyncio.timeout(20):
+            while self.shell._puts:
+                await asyncio.sleep(0.001)
+
+
+def test_a_put_that_takes_long_stops_neither_the_flow_nor_what_the_commit_may_say(tmp_path: Path) -> None:
+    async def life(kind: type[Shell], patience_s: float) -> Flow:
+        flow = Flow(tmp_path / kind.__name__, Slow(), kind, 1)
+        flow.store.patience_s = patience_s
+        (tp,) = flow.tps
+        await flow.own()
+        await flow.read(tp)
+        assert flow.shell.committable() == {}
+        await flow.under_way(1)
+        await flow.read(tp)
+        assert flow.shell.owned[tp].fold.memory.next == 10
+        assert flow.shell.committable() == {}, "nothing is committed that is still on its way"
+        assert list(flow.store.waiting) == ["0@5"], "one at a time of a partition"
+        await flow.let_through()
+        return flow
+
+    async def whole() -> None:
+        flow = await life(Shell, 20.0)
+        assert flow.shell.committable() == {flow.tps[0]: 5}, "what was read meanwhile is not in it"
+        await flow.under_way(1)
+        await flow.let_through()
+        assert flow.shell.committable() == {flow.tps[0]: 10}
+        await flow.read(flow.tps[0])
+        closing = asyncio.create_task(flow.shell.close())
+        await flow.under_way(1)
+        await flow.let_through()
+        await closing
+        memory, _ = flow.store.load(Fold(STAGES["intake"], 0, 1, NoKeys()), flow.shell.owned[flow.tps[0]].bound)
+        assert memory is not None
+        assert memory.next == 15, "a clean stop keeps the last"
+        assert not flow.store.late
+
+    asyncio.run(whole())
+    assert asyncio.run(life(OnTheLoop, 0.2)).store.late, "the control: nobody can come by who waits for it"
+
+
+@pytest.mark.parametrize(("kind", "all_kept"), [(Shell, True), (FirstOnesFirst, False)])
+def test_every_partition_has_its_turn_however_slow_the_store_is(
+    tmp_path: Path, kind: type[Shell], all_kept: bool
+) -> None:
+    async def life() -> set[TP]:
+        flow = Flow(tmp_path, Slow(), kind, 3 * PUTS_MAX)
+        await flow.own()
+        for _ in range(3):
+            for tp in flow.tps:
+                await flow.read(tp)
+            flow.shell.committable()
+            await flow.under_way(PUTS_MAX)
+            assert len(flow.store.waiting) == len(flow.shell._puts) == PUTS_MAX
+            await flow.let_through()
+        return {tp for tp in flow.tps if flow.shell.owned[tp].covered}
+
+    assert (len(asyncio.run(life())) == 3 * PUTS_MAX) is all_kept
+
+
+def test_a_store_that_fails_at_a_put_is_asked_again_later_and_a_lost_claim_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(shell, "stop_process", ended.append)
+
+    async def life() -> None:
+        flow = Flow(tmp_path, Slow(), Shell, 1)
+        (tp,) = flow.tps
+        flow.store.patience_s = 0.01
+        await flow.own()
+        await flow.read(tp)
+        flow.shell.committable()
+        await asyncio.wait(flow.shell._puts)
+        owned = flow.shell.owned[tp]
+        assert (owned.covered, owned.dirty, owned.putting) == (0, True, False)
+        assert not flow.shell._due(owned), "not at once"
+        owned.cost_s, flow.store.patience_s = 0.0, 20.0
+        flow.store.claim(owned.bound)  # by another process
+        flow.store.waiting.clear()
+        flow.shell.committable()
+        await flow.under_way(1)
+        await flow.let_through()
+        assert owned.covered == 0
+
+    asyncio.run(life())
+    assert ended == ["intake-0: claim 1, but 2 was taken"]
 
 
 # ---- wrong stores, which the tests above must find ------------------------------------------------------------------

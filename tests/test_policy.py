@@ -121,13 +121,19 @@ def test_declarations_last_and_an_older_one_changes_nothing(tmp_path: Path) -> N
     assert other.declared("a") == Declared(train=True)
 
 
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(CHOICES), st.sampled_from(CHOICES)), max_size=20))
-def test_declarations_can_be_rebuilt_from_the_log(declared: list[tuple[str, bool | None, bool | None]]) -> None:
+TIMES = st.none() | st.integers(1, 5)  # a few, so that archives come in late and two fall together
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(CHOICES), st.sampled_from(CHOICES), TIMES), max_size=20)
+)
+def test_declarations_can_be_rebuilt_from_the_log(declared: list[tuple[str, bool | None, bool | None, Any]]) -> None:
     live, again = Intents(), Intents()
     again.note(said("gone", True))
     records = []
-    for at_ms, one in enumerate(declared, 1):
-        live.note(said(*one), at_ms)
-        records.append(Record("tweets", 0, at_ms, at_ms, str(at_ms), said(*one)))
+    for offset, (owner, train, index, claimed_ms) in enumerate(declared, 1):
+        one = said(owner, train, index).model_copy(update={"claimed_ms": claimed_ms})
+        live.note(one, claimed_ms or 0)
+        records.append(Record("tweets", 0, offset, offset, str(offset), one))
     assert again.rebuild(records) == len(declared)
     assert [again.declared(owner) for owner in ("a", "b", "gone")] == [*map(live.declared, "ab"), NOTHING]

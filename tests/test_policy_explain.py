@@ -10,6 +10,7 @@ from harness import settings_for
 from ingest_ends import DID, Recorder, as_lines, declaration, dump, jetstream, page, post, take, user
 
 from schemas.posts import AuthorErased, AuthorHidden, PostDeleted, PostObserved
+from schemas.seal import Unpunctured
 from streams.comply import events_for, run_comply, wanted
 from streams.ingest import Known, ingest
 from streams.intents import Declared
@@ -31,7 +32,7 @@ def found(end: Recorder, wanted_posts: frozenset[str]) -> Found:
     return out
 
 
-class _None:
+class _None(Unpunctured):
     def get(self, owner: str) -> bytes | None:
         return None
 
@@ -132,6 +133,15 @@ def test_a_job_about_accounts_erases_the_deleted_and_hides_the_others() -> None:
         given, _ = wanted(answers({"id": number, "action": "delete", "reason": reason}), "users")
         assert events_for(said, given, "users") == [event]
     assert events_for(said, {"x:@1": "deleted"}, "users") == []
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_who_was_deleted_stays_so_whatever_another_line_of_the_job_says(order: int) -> None:
+    lines = [
+        {"id": "5", "action": "delete", "reason": "deleted"},
+        {"id": "5", "action": "delete", "reason": "suspended"},
+    ]
+    assert wanted(answers(*lines[::order]), "users")[0] == {"x:@5": "deleted"}
 
 
 # ---- with a real log ------------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """A version is released when it is no worse; the alias never points at what was retracted."""
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
 from agents import releases
@@ -13,7 +14,6 @@ from schemas import facts, learned
 from tests.folding import (
     BASELINE,
     BETTER,
-    MANY,
     command,
     of,
     run,
@@ -137,26 +137,99 @@ def test_a_command_about_a_retracted_or_unknown_version_is_refused_with_an_alert
     assert alert.detail == f"{what}: version is not known"
 
 
-@MANY
-@given(
-    st.lists(
-        st.builds(command, st.sampled_from(["release", "roll-back", "retract"]), st.sampled_from("0123"))
-        | st.builds(trained, st.sampled_from("123"), st.sampled_from([BETTER, None])),
-        max_size=14,
-    )
+ATTACKS = st.lists(
+    st.builds(command, st.sampled_from(["release", "roll-back", "retract"]), st.sampled_from("1203"))
+    | st.builds(trained, st.sampled_from("34"), st.sampled_from([BETTER, None])),
+    min_size=3,
+    max_size=14,
 )
+
+
+MANY = settings(max_examples=500, deadline=None)
+
+
+def attack(events: Sequence[Any]) -> None:
+    """Fold event by event beside a model: who answers is who answered last of those that nobody retracted."""
+    state, numbers, alias = releases.State(), dict[int, str](), None
+    answered, known, retracted = list[str](), set[str](), set[str]()
+    for event in (trained("0", None, None), trained("1"), trained("2"), *events):
+        name = event.version
+        before = next((one for one in reversed(answered) if one not in retracted), None)
+        if isinstance(event, learned.ModelTrained):
+            if name not in known and (event.adapter is None or event.measured is not None):
+                answered.append(name)
+            known.add(name)
+        elif name in known and name not in retracted:
+            if event.command == "retract" and name != "0" * 64:
+                retracted.add(name)
+            elif event.command == "release" or (event.command == "roll-back" and name in answered):
+                answered += [name] if name != before else []
+        said = run(releases.step, state, event)
+        for pointed in of(learned.ReleasePointed, said):
+            assert numbers.setdefault(pointed.release, pointed.version) == pointed.version
+            alias = pointed.version
+        assert {one.version for one in of(learned.ModelRetracted, said)} <= retracted
+        assert set(state.retracted) == retracted
+        assert alias == next(one for one in reversed(answered) if one not in retracted)
+    assert len(set(numbers.values())) == len(numbers)
+
+
+@MANY
+@given(ATTACKS)
 def test_the_alias_never_points_at_what_is_retracted(events: list[facts.Event]) -> None:
-    said = candidates(trained("0", None, None), *events)
-    now, retracted, numbers = None, set(), {}
-    for one in said:
-        if isinstance(one, learned.ModelRetracted):
-            retracted.add(one.version)
-        elif isinstance(one, learned.ReleasePointed):
-            assert one.version not in retracted
-            assert numbers.setdefault(one.release, one.version) == one.version
-            now = one.version
-    assert now is not None
-    assert now not in retracted
+    attack(events)
+
+
+def forgetting_who_was_retracted(event: learned.ReleaseCommanded, state: releases.State) -> list[facts.Event]:
+    state.retracted.clear()
+    return COMMANDED(event, state)
+
+
+def taking_back_one_place_of_two(event: learned.ReleaseCommanded, state: releases.State) -> list[facts.Event]:
+    stack = [*state.stack]
+    said = RETRACT(event, state)
+    if event.version in stack and isinstance(said[0], learned.ModelRetracted):
+        last = len(stack) - 1 - stack[::-1].index(event.version)
+        state.stack = stack[:last] + stack[last + 1 :]
+    return said
+
+
+def saying_nothing_of_who_answers_then(event: learned.ReleaseCommanded, state: releases.State) -> list[facts.Event]:
+    return [one for one in RETRACT(event, state) if not isinstance(one, learned.ReleasePointed)]
+
+
+def going_back_to_the_base(event: learned.ReleaseCommanded, state: releases.State) -> list[facts.Event]:
+    del state.stack[1:]
+    return RETRACT(event, state)
+
+
+def numbering_again(name: str, state: releases.State, notes: tuple[str, ...]) -> list[facts.Event]:
+    state.next_release = len(state.stack)
+    return RELEASE(name, state, notes)
+
+
+COMMANDED, RETRACT, RELEASE = releases._commanded, releases._retract, releases._release
+WRONG = {
+    forgetting_who_was_retracted: "_commanded",
+    taking_back_one_place_of_two: "_retract",
+    saying_nothing_of_who_answers_then: "_retract",
+    going_back_to_the_base: "_retract",
+    numbering_again: "_release",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.__name__)
+def test_control_the_same_attacks_find_releases_that_are_wrong(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def red(events: list[facts.Event]) -> bool:
+        try:
+            attack(events)
+        except AssertionError:
+            return True
+        return False
+
+    monkeypatch.setattr(releases, WRONG[wrong], wrong)
+    found = find(ATTACKS, red, settings=MANY, random=random.Random(1))
+    assert len(found) <= 6
 
 
 def test_a_version_that_comes_before_any_base_is_refused_and_the_base_is_release_0() -> None:

@@ -60,7 +60,9 @@ def now_ms() -> int:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_report_prints_a_table_and_draws_a_picture(asked: Small, name: str, tmp_path: Path, capsys: Any) -> None:
+def test_a_report_prints_a_table_and_draws_a_picture(
+    asked: Small, name: str, tmp_path: Path, capsys: Any, cut: list[str]
+) -> None:
     module.run_report(asked.settings, name, 30, tmp_path / "chart.png")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) >= 4, lines
@@ -68,8 +70,9 @@ def test_a_report_prints_a_table_and_draws_a_picture(asked: Small, name: str, tm
     data = (tmp_path / "chart.png").read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     wide, high = struct.unpack(">II", data[16:24])
-    assert wide >= 800
-    assert 150 < high < 2_000
+    assert wide == 1_620
+    assert 250 < high < 2_500
+    assert not cut
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -134,14 +137,52 @@ def test_no_report_has_to_remember_that_each_record_counts_once() -> None:
     assert not any("FINAL" in one.sql for one in module.reports().values())
 
 
+DID = "bluesky:did:plc:" + "a" * 22
+HARD = ["$\\frac{1}{0}$ \x1b[31m", "日本語 " * 30, "<b>😀🦀", f"{DID}xy", f"{DID}zw", ""]
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Collect the outlines of all that is drawn of a picture, where they reach over the edge of its page."""
+    from matplotlib.figure import Figure
+
+    found: list[str] = []
+    write = Figure.savefig
+
+    def look(figure: Any, *given: Any, **more: Any) -> None:
+        write(figure, *given, **more)
+        wide, high = figure.get_size_inches()
+        box = figure.get_tightbbox()
+        if box.x0 < 0 or box.y0 < 0 or box.x1 > wide or box.y1 > high:
+            found.append(f"{box.extents} on a page of {wide} x {high}")
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    return found
+
+
 @pytest.mark.parametrize("kind", ["bars", "columns", "days", "spread"])
-def test_any_label_can_be_drawn(kind: str, tmp_path: Path) -> None:
-    """Labels are data: TeX, markup, control characters, other scripts, a missing value, one row."""
-    labels = ["2026-01-01"] if kind == "days" else ["$\\frac{1}{0}$ \x1b[31m", "日本語 " * 30, "<b>", ""]
-    rows = [[label, 1.0, None if kind == "bars" else -0.5, 0.5] for label in labels]
-    chart = Chart(kind, "A title with $ and _", "label", ["a", "b", "c"])
-    draw(an.Answer(("label", "a", "b", "c"), rows), chart, tmp_path / "chart.png")
-    assert (tmp_path / "chart.png").stat().st_size > 1_000
+@pytest.mark.filterwarnings("error")  # matplotlib warns of a letter that it has no glyph for
+def test_any_label_can_be_drawn_without_a_box_for_a_letter_and_none_is_cut(
+    kind: str, tmp_path: Path, cut: list[str]
+) -> None:
+    """Labels are data: TeX, markup, control characters, other scripts, long ids, a missing value, one row."""
+    for labels in [HARD[:1], HARD] if kind != "days" else [["2026-01-01"], ["2026-01-01", "2026-03-01"]]:
+        rows = [[label, "日本 refused: " * 9, 1.0, None if kind == "bars" else -0.5, 0.5] for label in labels]
+        also = "also" if kind == "bars" else ""
+        chart = Chart(kind, "A title with $ and _ and 日本", "label", ["a", "b", "c"], also=also)
+        draw(an.Answer(("label", "also", "a", "b", "c"), rows), chart, tmp_path / "chart.png", "What it says. " * 20)
+        assert (tmp_path / "chart.png").stat().st_size > 1_000
+    assert not cut
+
+
+def test_control_labels_as_they_are_given_would_be_cut_or_boxes(
+    tmp_path: Path, cut: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.charts.fitted", lambda text, chars_max: str(text))
+    answer = an.Answer(("label", "a"), [["日本語 " * 30, 1.0], ["word " * 30, 2.0]])
+    with pytest.warns(UserWarning, match="missing from font"):
+        draw(answer, Chart("columns", "t", "label", ["a"]), tmp_path / "chart.png")
+    assert cut
 
 
 def test_a_picture_that_cannot_be_written_says_why(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ The fault tests kill real workers and find what is lost; these find why, in mill
 
 import asyncio
 import errno
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from schemas.events import AuthorForgotten
-from schemas.posts import AuthorErased
+from schemas.posts import AuthorErased, PostDeleted
 from streams import shell as shell_module
 from streams.memory import Logged
 from streams.records import outside
@@ -79,6 +80,26 @@ def test_a_snapshot_that_could_not_be_written_is_not_committed(tmp_path: Path, m
             assert world.shell.committable() == {}
         world.shell.owned[world.tp].written_s = 0.0
         assert world.shell.committable() == {world.tp: 3}, "it is written once there is room"
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize(("partitions", "due"), [(1, True), (8, False)])
+def test_snapshots_of_many_partitions_share_one_part_of_the_time(tmp_path: Path, partitions: int, due: bool) -> None:
+    world = World(tmp_path, STAGES["intake"])
+
+    async def life() -> None:
+        await world.own()
+        first = world.shell.owned[world.tp]
+        written_s = time.monotonic() - 2.0  # alone it may write each second, with seven others every five
+        for number in range(partitions):
+            tp = TP(world.tp.topic, number)
+            world.shell.owned[tp] = replace(first, tp=tp, dirty=True, cost_s=0.05, written_s=written_s)
+        assert world.shell._due(world.shell.owned[world.tp]) is due
+        for one in world.shell.owned.values():
+            one.cost_s = 10.0
+        world.shell.owned[world.tp].cost_s, world.shell.owned[world.tp].written_s = 0.2, written_s - 4.0
+        assert world.shell._due(world.shell.owned[world.tp]), "nobody waits longer than a limit for the others"
 
     asyncio.run(life())
 
@@ -169,8 +190,10 @@ def test_a_key_is_gone_before_its_receipt_is_sent(tmp_path: Path) -> None:
     world = World(tmp_path, STAGES["metadata"])
     keys = world.shell.vault
     said = [said_by("x:1", "x:@ann"), said_by("x:2", "x:@bob"), AuthorErased(owner="x:@ann", source="x")]
+    said += [said_by("x:3", "x:@bob"), PostDeleted(post="x:2", owner="x:@bob", source="x")]
     records = logged(outside(one, "/sources/x", T0_MS, 1, keys) for one in said)
     assert keys.get("x:@ann")
+    assert keys.leaf("x:@bob", "post/x:2")
 
     async def life() -> None:
         await world.own()
@@ -179,8 +202,10 @@ def test_a_key_is_gone_before_its_receipt_is_sent(tmp_path: Path) -> None:
     asyncio.run(life())
     receipts = [one.event.owner for one in world.log.records if isinstance(one.event, AuthorForgotten)]
     assert receipts == ["x:@ann"]
-    assert [gone for _, gone in world.log.moments] == [{"x:@ann": None}], "the key stood when its receipt was sent"
+    gone = [gone for _, gone in world.log.moments]
+    assert gone == [{"x:@ann": None, "x:2": None}], "a key stood when its receipt was sent"
     assert keys.get("x:@bob")
+    assert keys.leaf("x:@bob", "post/x:3")
 
 
 def test_a_step_that_fails_ends_the_process_and_counts(tmp_path: Path) -> None:
@@ -211,6 +236,16 @@ def test_trouble_is_the_same_trouble_however_the_chunk_was_cut(tmp_path: Path) -
     assert Trouble(tmp_path).touches("t", 0, 39, 50)
     assert not Trouble(tmp_path).touches("t", 0, 40, 50)
     assert Trouble(tmp_path).failed("t", 0, 40, 50) == 1, "what lies behind it is another trouble"
+
+
+@pytest.mark.parametrize("torn", ["", "{", "[]", "5", "null", '{"start": 1}', '{"start": [], "end": 9, "attempts": 3}'])
+def test_a_note_of_trouble_that_is_damaged_is_forgotten_and_made_again(tmp_path: Path, torn: str) -> None:
+    assert Trouble(tmp_path).failed("t", 0, 10, 20) == 1
+    (note,) = tmp_path.iterdir()
+    note.write_text(torn)
+    assert not Trouble(tmp_path).touches("t", 0, 10, 20)
+    assert [Trouble(tmp_path).failed("t", 0, 10, 20) for _ in range(3)] == [1, 2, 3]
+    assert Trouble(tmp_path).touches("t", 0, 10, 20)
 
 
 # ---- the transport --------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from schemas import posts as ps
 from schemas import topics as t
 from schemas.envelope import Origin, Refused
 from schemas.ids import digest
+from schemas.seal import Unpunctured
 from streams.fold import Fold, Raw, Sent, Stage
 from streams.memory import NO_FAULTS, Engine, Faults, Logged
 from streams.records import outside, tick
@@ -65,7 +66,7 @@ BASELINE = facts.Measured(
 )
 
 
-class Keyring:
+class Keyring(Unpunctured):
     """Keys in memory, the same in every run."""
 
     def __init__(self) -> None:
@@ -507,12 +508,14 @@ def test_a_crash_after_a_key_was_destroyed_doubles_no_receipt_and_loses_no_withd
         crashes += sum(engine.counts.values())
         engine.keys.kept = True
         verdict = verify(engine.log, engine.table, 1, engine.keys)
-        assert verdict.visible["erasures"] == 3, f"seed {seed}"
         # What was noted of a post between the crash and its erasure may be missing, and nothing else.
         assert all(fault.endswith("is missing") for fault in verdict.faults), (seed, verdict.faults)
         clean = Engine(stages(TUNING), engine.keys, 1)
         clean.log["tweets", 0].extend(engine.log["tweets", 0])
         clean.run()
+        receipts = clean.log["erasures", 0]
+        assert sum(dict(raw.headers)["ce_type"] == b"xinfluencer.AuthorForgotten.v1" for raw in receipts) == 3
+        assert verdict.visible["erasures"] == len(receipts), f"seed {seed}"
         withdrawn = [withdrawals(one.log["signals", 0]) for one in (engine, clean)]
         assert withdrawn[0] == withdrawn[1]
         assert withdrawn[0]

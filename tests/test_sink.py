@@ -12,6 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +370,54 @@ def test_rows_are_counted_once_for_each_request_and_late_ones_are_kept_out(tmp_p
         assert house.rows("SELECT count() FROM system.mutations WHERE NOT is_done")[0][0] == 0
         commands = " ".join(row[0] for row in house.rows("SELECT command FROM system.mutations"))
         assert "canary" not in commands, "the text of a mutation is kept in a file"
+
+
+@pytest.mark.parametrize(
+    ("away", "back"),
+    [
+        (ps.AuthorHidden(owner="x:@h", source="x", reason="r"), ps.AuthorShown(owner="x:@h", source="x")),
+        (
+            ps.IntentDeclared(owner="x:@h", source="x", index=False),
+            ps.IntentDeclared(owner="x:@h", source="x", index=True),
+        ),
+    ],
+    ids=["hidden", "no-index"],
+)
+def test_who_may_not_be_stored_is_out_until_they_are_back_and_what_they_said_before_stays_out(
+    tmp_path: Path, away: Event, back: Event
+) -> None:
+    with opened(settings_in(tmp_path)) as house:
+        house.migrate()
+        forgetting, offsets = Forgetting(house), count()
+
+        def copied(*events: Event) -> None:
+            batch = Batch()
+            for one in told(events):
+                raw = Logged(next(offsets), NOW_MS, one.key, one.value, list(one.headers))
+                batch.take(one.topic, one.partition, [raw])
+            write_batch(batch, house, forgetting, LOGS)
+
+        def written(*events: Event) -> set[str]:
+            copied(*events)
+            forgetting.erase(0.0, due=True)
+            return {name for (name,) in house.rows("SELECT post FROM post_observed")}
+
+        yes = ps.IntentDeclared(owner="x:@h", source="x", train=False)
+        assert written(post("x:1", "x:@h"), post("x:2", "x:@o"), yes) == {"x:1", "x:2"}, "a no to training stores"
+        assert written(away) == {"x:2"}
+        assert written(post("x:3", "x:@h"), post("x:4", "x:@o")) == {"x:2", "x:4"}
+        forgetting = Forgetting(house)
+        forgetting.load()
+        assert written(post("x:5", "x:@h")) == {"x:2", "x:4"}, "another life knows the same"
+        assert written(back, post("x:6", "x:@h")) == {"x:2", "x:4"}, "of this batch nothing yet"
+        assert written(post("x:7", "x:@h"), post("x:1", "x:@h", revision=2)) == {"x:2", "x:4", "x:7"}
+        # Hidden and shown in one batch, with the erasure not due: what comes after is not taken with what went before.
+        copied(away, back)
+        assert written(post("x:8", "x:@h")) == {"x:2", "x:4", "x:8"}
+        # Whoever was erased stays so, whatever a source says of them later.
+        assert written(ps.AuthorErased(owner="x:@h", source="x")) == {"x:2", "x:4"}
+        written(away, back)
+        assert written(post("x:9", "x:@h")) == {"x:2", "x:4"}
 
 
 def test_a_null_put_in_place_of_a_name_would_leave_its_bytes_which_is_why_names_are_emptied(tmp_path: Path) -> None:

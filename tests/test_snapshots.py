@@ -7,14 +7,15 @@ import random
 import resource
 import signal
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from schemas.seal import KEY_BYTES
+from schemas.seal import KEY_BYTES, Unpunctured
 from streams import snapshots
 from streams.fold import Fold
 from streams.snapshots import MAGIC, Bound, ClaimLost, SnapshotFolder, SnapshotRefused, decode, encode, state_hash
@@ -26,7 +27,7 @@ BOUND = Bound("metadata", 1, 0, "cluster-1/tweets", 3)
 FORK = multiprocessing.get_context("fork")  # the children below must share what was imported, and live for milliseconds
 
 
-class NoKeys:
+class NoKeys(Unpunctured):
     """Nothing here is sealed."""
 
     def get(self, owner: str) -> bytes | None:
@@ -288,65 +289,97 @@ def test_a_write_that_the_kernel_cuts_short_leaves_the_old_snapshot(folder: Snap
     assert not list(place.glob("*.tmp"))
 
 
-def killed_while(write: Callable[[int], None], wait_s: float) -> int:
-    """Fork a child that writes 1, 2, 3 ... in a loop, SIGKILL it after a while; gives the last write it told of."""
-    out, into = os.pipe()
+class Steps:
+    """Stands where the operating system stands under a write, and kills the process before the so-manieth step."""
+
+    def __init__(self, dies_at: int) -> None:
+        self.left = dies_at
+
+    def before(self, right: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*given: Any, **more: Any) -> Any:
+            if not self.left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.left -= 1
+            return right(*given, **more)
+
+        return step
+
+    def open(self, path: Path, mode: str) -> Any:
+        """Open a file whose bytes arrive in four parts."""
+        if mode != "wb":
+            return open(path, mode)
+        file = open(path, mode, buffering=0)  # noqa: SIM115 - closed by whom it is given to
+        part = self.before(file.write)
+
+        def write(data: bytes) -> None:
+            quarter = len(data) // 4 + 1
+            for at in range(0, len(data), quarter):
+                part(data[at : at + quarter])
+
+        return closing(SimpleNamespace(write=write, flush=file.flush, fileno=file.fileno, close=file.close))
+
+
+def killed_at(dies_at: int, write: Callable[[], object]) -> bool:
+    """Write in a process that is killed before a step of it; False if it had not so many."""
     pid = os.fork()
     if pid == 0:
         try:
-            number = 0
-            while True:
-                number += 1
-                write(number)
-                os.write(into, number.to_bytes(4, "big"))
+            steps = Steps(dies_at)
+            snapshots.open = steps.open  # type: ignore[attr-defined]
+            for name in ("link", "replace", "unlink", "fsync"):
+                setattr(os, name, steps.before(getattr(os, name)))
+            write()
+            os._exit(0)
         finally:
             os._exit(1)
-    os.close(into)
-    told = os.read(out, 4)  # the loop is running
-    time.sleep(wait_s)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    while more := os.read(out, 65_536):
-        told = more
-    os.close(out)
-    return int.from_bytes(told[-4:], "big")
+    status = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.waitstatus_to_exitcode(status) == 0
+    return False
 
 
-KILLS = 30
+STEPS_MAX = 40
 
 
-def test_a_process_killed_while_writing_never_leaves_half_a_snapshot(folder: SnapshotFolder, place: Path) -> None:
-    rng = random.Random(0)
-    folds = [fold_at(number, size=3000) for number in range(1, 4)]
-    interrupted = 0
-    for _ in range(KILLS):
+def kills(folder: SnapshotFolder, place: Path) -> list[tuple[int | None, list[str], bool]]:
+    """Kill a write of snapshot 3 over 1 and 2 at each of its steps: what is found, what is broken, what was left."""
+    found = []
+    for dies_at in range(STEPS_MAX):
         claim = folder.claim(BOUND)
         assert not list(place.glob("*.tmp")), "what a dead process left is swept away by the next claim"
-
-        def write(number: int, claim: int = claim) -> None:
-            fold = folds[number % 3]
-            fold.memory.next = number
-            folder.write(fold, BOUND, claim)
-
-        told = killed_while(write, rng.uniform(0, 0.01))
-        at, broken = loaded(folder)
-        assert broken == []
-        assert at in (told, told + 1)
-        interrupted += bool(list(place.glob("*.tmp")))
-    assert interrupted, "no kill fell into a write: the test says nothing"
+        for offset in (1, 2):
+            folder.write(fold_at(offset, size=300), BOUND, claim)
+        if not killed_at(dies_at, lambda claim=claim: folder.write(fold_at(3, size=300), BOUND, claim)):  # type: ignore[misc]
+            assert loaded(folder) == (3, []), "nobody disturbed the last one"
+            return found
+        found.append((*loaded(folder), bool(list(place.glob("*.tmp")))))
+    raise AssertionError("a write has no end")
 
 
-def test_a_writer_without_a_temporary_name_would_be_noticed(folder: SnapshotFolder, place: Path) -> None:
-    rng = random.Random(0)
-    fold = fold_at(1, size=3000)
-    folder.claim(BOUND)
-    found = []
-    for _ in range(KILLS):
-        killed_while(
-            lambda number: (place / "snapshot").write_bytes(encode(fold, BOUND)) and None, rng.uniform(0, 0.01)
-        )
-        found += loaded(folder)[1]
-    assert found
+def test_a_process_killed_at_any_step_of_a_write_never_leaves_half_a_snapshot(
+    folder: SnapshotFolder, place: Path
+) -> None:
+    folder.fsync = True
+    found = kills(folder, place)
+    assert [broken for _, broken, _ in found] == [[]] * len(found)
+    at = [offset for offset, _, _ in found]
+    assert at == sorted(at), "once the new one stands it stays"  # type: ignore[type-var]
+    assert set(at) == {2, 3}
+    assert sum(left for _, _, left in found) >= 4, "no kill fell between two parts of a file"
+
+
+def test_a_writer_without_a_temporary_name_would_be_noticed(
+    folder: SnapshotFolder, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_place(path: Path, data: bytes, fsync: bool, keep: Path | None = None) -> None:
+        with snapshots.open(path, "wb") as file:  # type: ignore[attr-defined]
+            file.write(data)
+
+    monkeypatch.setattr(snapshots, "open", open, raising=False)
+    monkeypatch.setattr(snapshots, "_write_atomic", in_place)
+    assert sum(bool(broken) for _, broken, _ in kills(folder, place)) == 4
 
 
 def test_files_are_for_their_owner_only(folder: SnapshotFolder, place: Path) -> None:

@@ -286,6 +286,9 @@ class LogReader:
         for raw in self.engine.log[topic, part][first:stop]:
             yield raw
 
+    async def ends(self, *topics: str) -> dict[tuple[str, int], int]:
+        return {place: len(raws) for place, raws in self.engine.log.items() if place[0] in topics}
+
     async def at(self, places: Iterable[Where]) -> dict[tuple[str, int, int], Any]:
         return {
             (at.topic, at.partition, at.offset): self.engine.log[at.topic, at.partition][at.offset] for at in places

@@ -17,10 +17,12 @@ from schemas import events as e
 from schemas.facts import Where
 from schemas.learned import BatchClosed, ModelTrained, PairFormed
 from streams import crash, tracing
+from streams import lineage as lineages
 from streams.fold import Fold, Sent
 from streams.kafka import ensure_topics
+from streams.lineage import Lineage, lineage, run_trace
 from streams.memory import Engine, Logged
-from streams.reader import reader
+from streams.reader import LogUnreadable, reader
 from streams.records import outside
 from streams.sender import Sender
 from streams.settings import Settings
@@ -196,12 +198,126 @@ def test_random_traces_would_be_seen() -> None:
     assert wrong(engine) != [raw.headers for raw, _ in records(engine)]
 
 
+# ---- from a version back to the posts -------------------------------------------------------------------------------
+
+
+class Kept:
+    """A life in memory as lineage reads it; what `gone` names was taken by retention."""
+
+    def __init__(self, engine: Engine, *gone: str) -> None:
+        self.log, self.gone = engine.log, gone
+
+    async def records(self, topic: str) -> Any:
+        for raw in self.log[topic, 0]:
+            yield raw
+
+    async def at(self, places: Any) -> dict[tuple[str, int, int], Any]:
+        if any(one.topic in self.gone for one in places):
+            raise LogUnreadable("deleted by retention")
+        return {(w.topic, w.partition, w.offset): self.log[w.topic, w.partition][w.offset] for w in places}
+
+
+def versions(engine: Engine) -> list[ModelTrained]:
+    found = [one.event for _, one in records(engine, "candidates")]
+    return [one for one in found if isinstance(one, ModelTrained) and one.batches]
+
+
+def told(found: Lineage) -> list[dict[str, Any]]:
+    lines = [json.loads(span.line(service)) for service, span in found.spans()]
+    return [line["resourceSpans"][0]["scopeSpans"][0]["spans"][0] for line in lines]
+
+
+def reached(spans: list[dict[str, Any]], links: bool = True) -> set[tuple[str, str]]:
+    """Walk as a person does in a viewer of traces, from the first span by parents and links; gives (trace, span)."""
+    by_id = {(one["traceId"], one["spanId"]): one for one in spans}
+    ahead, seen = [next(iter(by_id))], set()
+    while ahead:
+        at = ahead.pop()
+        if at in seen or at not in by_id:
+            continue
+        seen.add(at)
+        span = by_id[at]
+        if "parentSpanId" in span:
+            ahead.append((span["traceId"], span["parentSpanId"]))  # a parent is always in the same trace
+        ahead += [(one["traceId"], one["spanId"]) for one in span.get("links", ()) if links]
+    return seen
+
+
+def posts_of(engine: Engine, version: ModelTrained) -> set[tuple[str, str]]:
+    """What it was made of, read from the bodies: the posts and answers of every pair of every batch."""
+    batches = [one.event for _, one in records(engine, "batches") if isinstance(one.event, BatchClosed)]
+    offsets = {ref.offset for one in batches if one.batch in version.batches for ref in one.pairs}
+    pairs = [one.event for _, one in records(engine, "preferences") if one.offset in offsets]
+    wheres = [w for p in pairs if isinstance(p, PairFormed) for w in (p.prompt_where, p.chosen.where, p.rejected.where)]
+    return {(trace_of(at(engine, where)), tracing.span_id(at(engine, where).id)) for where in wheres}
+
+
+def test_parents_and_links_lead_from_a_version_to_every_post_it_was_made_of(lived: Engine) -> None:
+    for version in versions(lived):
+        found = asyncio.run(lineage(Kept(lived), version.version))
+        posts = posts_of(lived, version)
+        assert posts
+        assert posts <= reached(told(found))
+        assert {(trace_of(one), tracing.span_id(one.id)) for one in found.roots()} >= posts
+        topics = {one.record.topic for one in found.steps.values()}
+        assert {"models", "candidates", "batches", "preferences", "rewards", "signals", "tweets"} <= topics
+        assert not found.gone
+        assert not posts & reached(told(found), links=False), "without links a trace ends at the tick"
+
+
+def test_every_span_of_a_lineage_is_the_one_that_its_record_carries_in_the_log(lived: Engine) -> None:
+    found = asyncio.run(lineage(Kept(lived), versions(lived)[-1].version))
+    for one, span in zip(found.steps.values(), told(found), strict=True):
+        raw = lived.log[one.record.topic, one.record.partition][one.record.offset]
+        assert dict(raw.headers)["ce_traceparent"].decode().split("-")[1:3] == [span["traceId"], span["spanId"]]
+        assert span["kind"] == 4
+        assert len(span.get("links", ())) <= lineages.LINKS_MAX
+    text = "".join(span.line(service) for service, span in found.spans())
+    assert not re.search(r"x:|m:\d|@", text), "ids that others chose are not told"
+
+
+def test_a_lineage_is_a_function_of_the_log() -> None:
+    lines = []
+    for _ in range(2):
+        engine = world(3, 120, 1_700_000_000_000, days=3)
+        found = asyncio.run(lineage(Kept(engine), versions(engine)[-1].version))
+        lines.append([span.line(service) for service, span in found.spans()])
+    assert lines[0] == lines[1]
+    assert len(lines[0]) > 20
+
+
+def test_a_lineage_is_bounded_and_says_what_it_left_out(lived: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = versions(lived)[-1].version
+    monkeypatch.setattr(lineages, "LINKS_MAX", 2)
+    found = asyncio.run(lineage(Kept(lived), version))
+    assert max(len(span.get("links", ())) for span in told(found)) == 2
+    assert any(one.topic == "tweets" for one in found.roots())
+    monkeypatch.setattr(lineages, "RECORDS_MAX", 10)
+    found = asyncio.run(lineage(Kept(lived), version))
+    assert len(found.steps) <= 10
+    assert found.left_out
+
+
+def test_what_retention_took_is_counted_and_the_links_lead_past_it(lived: Engine) -> None:
+    version = versions(lived)[-1]
+    found = asyncio.run(lineage(Kept(lived, "signals", "rewards"), version.version))
+    assert {place[0] for place in found.gone} <= {"signals", "rewards"}
+    assert found.gone
+    assert posts_of(lived, version) <= reached(told(found))
+
+
+def test_a_version_that_is_not_known_is_a_clear_no(lived: Engine) -> None:
+    for name, why in (("0" * 64, "no version begins"), ("", "no version begins")):
+        with pytest.raises(LookupError, match=why):
+            asyncio.run(lineage(Kept(lived), name))
+
+
 # ---- spans ----------------------------------------------------------------------------------------------------------
 
 
 def span(**more: Any) -> Span:
     values = {"name": "chat default", "traceparent": tracing.header(CLIENTS, ID), "began_ns": 5, "ended_ns": 9}
-    return Span(**{**values, "attributes": {"a": "b", "n": 1, "f": 0.5, "l": ("stop", "length")}, **more})
+    return Span(**{**values, "attributes": {"a": "b", "n": 1, "f": 0.5, "l": ("stop", "length"), "t": True}, **more})
 
 
 def test_a_span_is_a_line_of_otlp_json(tmp_path: Path) -> None:
@@ -214,6 +330,7 @@ def test_a_span_is_a_line_of_otlp_json(tmp_path: Path) -> None:
     assert (one["startTimeUnixNano"], one["endTimeUnixNano"]) == ("5", "9"), "64-bit numbers are text in JSON"
     values = {each["key"]: each["value"] for each in one["attributes"]}
     assert values["n"] == {"intValue": "1"}
+    assert values["t"] == {"boolValue": True}
     assert values["f"] == {"doubleValue": 0.5}
     assert values["l"] == {"arrayValue": {"values": [{"stringValue": "stop"}, {"stringValue": "length"}]}}
     assert values["error.type"] == {"stringValue": "busy"}
@@ -290,6 +407,8 @@ def test_an_answer_goes_on_with_the_clients_trace_and_its_span_is_its_child(serv
     assert span["name"] == "chat default"
     values = {one["key"]: next(iter(one["value"].values())) for one in span["attributes"]}
     assert values["gen_ai.operation.name"] == "chat"
+    assert ("gen_ai.request.stream" in values, "gen_ai.response.time_to_first_chunk" in values) == (streamed, streamed)
+    assert "gen_ai.request.choice.count" not in values, "it is told when it is not 1"
     assert values["gen_ai.response.id"] == first["id"]
     assert values["gen_ai.response.model"] == body.headers["x-xinfluencer-version"]
     assert int(values["gen_ai.usage.output_tokens"]) > 0
@@ -351,3 +470,29 @@ def test_what_the_trainer_announces_is_in_the_trace_of_its_batch(served: Deploye
     eventually(lambda: bool(served.read("candidates")))  # a commit is visible a moment after it was acknowledged
     (said,) = served.read("candidates")
     assert dict(said.headers)["ce_traceparent"].split(b"-")[1] == tracing.of(closed).split(b"-")[1]
+
+
+def test_a_version_is_walked_back_over_a_real_log(
+    broker: Any, lived: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command reads from a broker what the same life in memory says, byte for byte."""
+    settings = Settings(data=tmp_path, cache=tmp_path, namespace="lineage", partitions=2)
+    monkeypatch.setenv("XINFLUENCER_KAFKA", broker.bootstrap)
+
+    async def copy() -> None:
+        await ensure_topics(broker.settings, specs(settings))
+        sender = Sender(settings, broker.settings)
+        for (topic, partition), raws in lived.log.items():
+            await sender.send([Sent(topic, partition, raw.key, raw.value or b"", raw.headers, raw.timestamp, EVENT)
+                               for raw in raws])  # fmt: skip
+        await sender.stop()
+
+    asyncio.run(copy())
+    version = versions(lived)[-1]
+    run_trace(settings, version.version[:12], tmp_path / "lineage.jsonl")
+    expected = asyncio.run(lineage(Kept(lived), version.version))
+    lines = (tmp_path / "lineage.jsonl").read_text().splitlines()
+    assert lines == [span.line(service) for service, span in expected.spans()]
+    spans = [json.loads(line)["resourceSpans"][0]["scopeSpans"][0]["spans"][0] for line in lines]
+    assert posts_of(lived, version) <= reached(spans)
+    assert "BatchClosed" in capsys.readouterr().out

@@ -310,8 +310,12 @@ def test_a_token_comes_from_one_place_and_its_file_is_read_again_for_each_connec
 
 
 @pytest.mark.parametrize(
-    "url", ["http://api.x.com", "http://127.0.0.1.evil.example", "ftp://x", "https://u:p@x.com", ""]
-)
+    "url",
+    [
+        "http://api.x.com", "http://127.0.0.1.evil.example", "ftp://x", "https://u:p@x.com", "", "https://[::1",
+        "https://a.b:99999999", "https://a.b:x", "https://\u2028a", "https://a\0b", "//", "https://" + "a" * 70_000,
+    ],
+)  # fmt: skip
 def test_the_token_goes_nowhere_in_clear(url: str) -> None:
     with pytest.raises(SourceRefused):
         checked_url(url)
@@ -397,7 +401,8 @@ def test_a_long_outage_is_recovered_where_the_plan_allows_it_and_a_cut_recovery_
     async def run() -> None:
         async with serving() as server:
             then = now_ms() - 1_800_000
-            sent = [server.post(number, then + 1_000 * number) for number in range(4)]
+            sent = [server.post(number, then + 1_000 * number) for number in range(3)]
+            sent.append(server.post(3, now_ms() - 2_000))  # so near the end that nothing is missing
             source = stream(server, backfill=2)
             source.recovery = True
             server.script.append(sends(sent[0] + b"\r\n"))
@@ -409,8 +414,57 @@ def test_a_long_outage_is_recovered_where_the_plan_allows_it_and_a_cut_recovery_
             asked = [params for _, params in server.asked]
             assert asked[0]["start_time"] == asked[1]["start_time"]
             assert asked[2]["backfill_minutes"] == "1"
+            assert not any(isinstance(one, Gap) for one in got)
 
     asyncio.run(run())
+
+
+def recovered(*ends: int) -> tuple[list[Any], list[Any], int]:
+    """What comes of recoveries that X ends, without an error, after so many of twelve posts, one in 15 minutes."""
+
+    async def run() -> tuple[list[Any], list[Any], int]:
+        async with serving() as server:
+            then = now_ms() - 3 * 3_600_000
+            sent = [line(number, then + 60_000 + 15 * 60_000 * number) for number in range(12)]
+            server.script = [sends(*(one + b"\r\n" for one in sent[:end]), then="end") for end in ends]
+            source = stream(server, backfill=2)
+            source.recovery = True
+            got, _ = await take(source, str(then), lambda got: len(server.asked) > len(ends))
+            return got, [params for _, params in server.asked], then
+
+    return asyncio.run(run())
+
+
+def test_a_recovery_that_ends_early_is_asked_for_again_and_what_never_comes_is_a_gap() -> None:
+    got, asked, then = recovered(4, 8, 8)
+    starts = [int(datetime.fromisoformat(params["start_time"]).timestamp() * 1000) for params in asked[:3]]
+    wanted = [-MARGIN_MS, 46 * 60_000 - MARGIN_MS, 106 * 60_000 - MARGIN_MS]
+    assert [start - then for start in starts] == pytest.approx(wanted, abs=999)
+    (gap,) = [one for one in got if isinstance(one, Gap)]
+    assert gap.after_ms == then + 60_000 + 7 * 15 * 60_000
+    assert abs(gap.until_ms - now_ms()) < 30_000
+    after = got[got.index(gap) + 1]  # and only then the cursor passes it
+    assert after == Arrival(None, str(gap.until_ms))
+    assert not any(one.cursor for one in got[: got.index(gap)])
+
+
+def test_a_recovery_of_nothing_at_all_is_a_gap() -> None:
+    got, _, then = recovered(0)
+    (gap,) = [one for one in got if isinstance(one, Gap)]
+    assert gap.after_ms == then
+
+
+def test_control_a_source_that_believes_every_end_loses_hours_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(x_stream, "NEAR_MS", DAY_MS)
+    got, _, _ = recovered(4)
+    assert not any(isinstance(one, Gap) for one in got)
+    assert len(data(got)) == 4
+
+
+def test_the_last_line_of_a_whole_answer_needs_no_end_and_half_a_line_of_a_cut_one_is_none() -> None:
+    got, _ = met(sends(line(1) + b"\r\n" + line(2), then="end"))
+    assert len(data(got)) == 2
+    assert len(data(met(sends(line(1) + b"\r\n" + line(2), then="cut"))[0])) == 1
 
 
 def test_a_cursor_of_another_kind_is_refused() -> None:

@@ -216,6 +216,15 @@ def test_stream_messages_delete_hide_and_pass() -> None:
     countries = {"id": 7, "withheld_in_countries": ["XX"]}
     assert said({"user_withheld": countries}) == [AuthorHidden(owner="x:@7", source="x", reason="withheld")]
     assert said({"user_suspend": {"id": 7}}) == [AuthorHidden(owner="x:@7", source="x", reason="suspended")]
+    for at, claimed_ms in (
+        ("1423142520123", 1_423_142_520_123),
+        ("soon", None),
+        ("9" * 16, None),
+        (None, None),
+        ("-1", None),
+    ):
+        told = {"user_suspend": {"id": 7, "timestamp_ms": at}}
+        assert said(told)[0].claimed_ms == claimed_ms
     assert said({"user_undelete": {"id": 7}}) == [AuthorShown(owner="x:@7", source="x")]
     assert said({"user_delete": {"id": 7}}) == [AuthorErased(owner="x:@7", source="x")]
     assert read({"scrub_geo": {"user_id": 7, "up_to_status_id": 5}}) == Reading(of_no_use=1)

@@ -136,10 +136,15 @@ def test_compliance_lines_delete_posts_and_erase_authors(wrap: Any) -> None:
         AuthorErased(owner="x:@7", source="x")
     ]
     for name, reason in (("suspend", "suspended"), ("protect", "protected"), ("withheld", "withheld")):
-        hidden = AuthorHidden(owner="x:@7", source="x", reason=reason)
+        hidden = AuthorHidden(owner="x:@7", source="x", reason=reason, claimed_ms=1_767_614_400_000)
         assert said(wrap({f"user_{name}": {"user": {"id": "7"}, "event_at": at}})) == [hidden]
     for name in ("unsuspend", "unprotect", "undelete"):
         assert said(wrap({f"user_{name}": {"user": {"id": "7"}}})) == [AuthorShown(owner="x:@7", source="x")]
+        later = said(wrap({f"user_{name}": {"user": {"id": "7"}, "event_at": at}}))[0]
+        assert later.claimed_ms == 1_767_614_400_000
+    for odd in ("2026-01-05T12:00:00", 5, "", "2026-13-05T12:00:00Z"):  # nobody stays visible for that
+        said_odd = said(wrap({"user_suspend": {"user": {"id": "7"}, "event_at": odd}}))
+        assert said_odd == [AuthorHidden(owner="x:@7", source="x", reason="suspended")]
     assert said(wrap({"withheld": {**gone["delete"], "withheld_in_countries": ["XX"]}})) == said(wrap(gone))
     for name in ("scrub_geo", "tweet_edit", "undrop", "user_profile_modification"):
         assert read(wrap({name: gone["delete"]}), "x", lambda owner: RIGHTS) == Reading(of_no_use=1)
