@@ -12,6 +12,7 @@ the bytes in the file and the write-ahead log is truncated at once; copies on ba
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -23,6 +24,7 @@ from schemas.puncture import NODE_BYTES, Node, leaf, place_of, without
 from schemas.seal import KEY_BYTES, post_name
 
 CACHE_MAX = 100_000  # owners; about 25 MB
+EMPTIED_S_MAX = 10.0  # for other processes that empty the write-ahead log of the same file
 TABLES = """
 create table if not exists keys (owner text primary key, key blob, root blob) without rowid;
 create table if not exists nodes (owner blob, low integer, depth integer, secret blob, primary key (owner, low))
@@ -108,8 +110,12 @@ class Vault:
                 self._puncture(owner, place_of(post_name(post)))
         with self._lock:
             # Of what was destroyed before and interrupted here, too: a receipt must never stand over bytes in the log.
-            if self._db.execute("pragma wal_checkpoint(truncate)").fetchone()[0]:
-                raise sqlite3.OperationalError("a reader keeps a destroyed key in the write-ahead log: do it again")
+            deadline = time.monotonic() + EMPTIED_S_MAX
+            while self._db.execute("pragma wal_checkpoint(truncate)").fetchone()[0]:
+                # Sqlite waits for readers, but not for another process that empties the log at this moment.
+                if time.monotonic() > deadline:
+                    raise sqlite3.OperationalError("a reader keeps a destroyed key in the write-ahead log: do it again")
+                time.sleep(0.01)
 
     def forget(self, receipts: Sequence[Event]) -> None:
         """Make receipts true: destroy the keys of the authors and posts that they name."""
