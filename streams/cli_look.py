@@ -108,7 +108,7 @@ def replay(
 
 @look.command()
 def verify() -> None:
-    """Fold the whole log again and say whether every output follows from its input."""
+    """Fold the log again: does every output follow from its input? It is read into memory, 1 GB for 330,000 records."""
     from streams.commands import run_verify
 
     run_verify(settings_now())

@@ -72,7 +72,7 @@ def check_snapshots(context: Context) -> Check:
     """Read every snapshot: whole, of this log, of these stages."""
     known = {stage.name: stage for stage in stages(context.settings.tuning)}
     ours = context.log.cluster if context.log else cluster_of(context.log_folder)
-    workers = [told for name, told in context.said().items() if name.startswith("worker-") and _alive(told)]
+    workers = [told for name, told in context.said().items() if name.startswith("worker-") and alive(told)]
     applied = {place: at for told in workers for place, (at, *_) in told.get("partitions", {}).items()}
     verdicts: list[Verdict] = []
     said, oldest, number = [], 0.0, 0
@@ -150,7 +150,7 @@ def check_troubles(context: Context) -> Check:
 def check_processes(context: Context) -> Check:
     """Hold what processes last said against the clock and against who is alive."""
     now_s, supervised = context.now_ms() / 1000, context.supervised()
-    alive: list[str] = []
+    living: list[str] = []
     stopped: list[str] = []
     wrong: list[str] = []
     for name, told in context.said().items():
@@ -164,14 +164,14 @@ def check_processes(context: Context) -> Check:
         elif now_s - time_s > (BUSY_S_MAX if name in BUSY else SILENT_S_MAX):
             wrong.append(f"{name} (process {pid}) has said nothing for {ago}")
         else:
-            alive.append(name)
+            living.append(name)
     if supervised:
         kept = read(places.run(context.settings) / "processes.json")
         wrong += [f"{name} (process {pid}) is not there" for name, pid in kept.items() if not psutil.pid_exists(pid)]
     if wrong:
         mend = f"read its log in {places.logs(context.settings)}; end one that is silent, and it is started again"
         return Check("processes", "wrong", listed(wrong), mend)
-    runs = f"alive: {', '.join(alive)}" if alive else "starting" if supervised else "nothing runs"
+    runs = f"alive: {', '.join(living)}" if living else "starting" if supervised else "nothing runs"
     return Check("processes", "ok", f"{runs}; stopped: {len(stopped)}")
 
 
@@ -183,7 +183,8 @@ def _lives(pid: int, said_s: float) -> bool:
         return False
 
 
-def _alive(told: Mapping[str, Any]) -> bool:
+def alive(told: Mapping[str, Any]) -> bool:
+    """Say whether the process that said this of itself is there."""
     return bool(told) and _lives(told.get("pid", 0), told.get("time", 0.0))
 
 
@@ -201,7 +202,7 @@ def check_sources(context: Context) -> Check:
         elif cluster is not None and kept.log.partition("/")[0] != cluster:
             verdicts.append("wrong")
             said.append(f"the cursor of {stream} belongs to another log")
-        elif _alive(told):
+        elif alive(told):
             behind = told.get("lag_ms") or 0
             text = f"{stream} {'connected' if told.get('connected') else 'not connected'}, {duration(behind)} behind"
             fine = told.get("connected") and behind < LAG_MS_LOOK

@@ -1,9 +1,10 @@
 """Doctor, the log: whose it is, how topics are kept, who is behind, what was refused; asked of a running broker."""
 
+import contextlib
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,12 +18,18 @@ from schemas.events import AlertRaised, AuthorForgotten, RecordRefused
 from schemas.learned import ReleasePointed
 from schemas.topics import ALERTS, DEAD_LETTERS, ERASURES, MODEL_RELEASES, TOPICS, TWEETS
 from streams import places
-from streams.doctor_check import DAY_MS, Check, Context, duration, listed
-from streams.doctor_folder import CLOCK_MS_MAX, cluster_of
-from streams.kafka import cluster_id, committed_offsets, end_offsets
+from streams.doctor_check import DAY_MS, Check, Context, duration, listed, worst
+from streams.doctor_folder import CLOCK_MS_MAX, alive, cluster_of
+from streams.kafka import cluster_id, committed_offsets, topic_ids
 from streams.reader import reader
+from streams.settle import TRANSACTIONAL
 from streams.topics import specs
-from streams.topology import TICKED
+from streams.topology import TICKED, stages
+from streams.vectors import folder
+from streams.warehouse import folder_of
+
+Place = tuple[str, int]  # topic of the table, partition
+Offsets = Mapping[Place, int]
 
 LAG_LOOK = 10_000  # records; two seconds of a worker's work, so more than a breath behind
 MARKERS_MAX = 2  # offsets at the end of a partition that hold transaction markers, which no commit reaches
@@ -92,32 +99,119 @@ async def check_topics(context: Context) -> Check:
 
 
 async def check_lag(context: Context) -> Check:
-    """Say by group and topic how many records wait, and whether anybody reads."""
+    """Say how many records wait, and whether anybody reads: the groups, and who reads without one."""
+    there = await _made(context, [topic.name for topic in TOPICS])
+    async with reader(context.settings, _kafka(context)) as log:
+        ends, begins = await log.ends(*there), await log.begins(*there)
+    parts = [await _groups(context, ends, begins), await _embedder(context, ends), _sink(context, ends, begins)]
+    odd = [part for part in parts if part.verdict != "ok"]
+    seen = "; ".join(part.seen for part in odd or parts)
+    return Check("lag", worst([part.verdict for part in parts]), seen, "; ".join(part.mend for part in odd))
+
+
+async def _groups(context: Context, ends: Offsets, begins: Offsets) -> Check:
+    """Look at what groups have committed, and at what the agents read and no group of a worker has."""
     prefix, kafka = context.settings.group(""), _kafka(context)
     async with _admin(context) as admin:
         groups = sorted(name for name, *_ in await admin.list_consumer_groups() if name.startswith(prefix))
         # One at a time: aiokafka 0.14 reads the answer of version 3 as one of version 2, which fits one group only.
         answers = [one for group in groups for one in await admin.describe_consumer_groups([group])]
     states = {one[1]: one[2] for answer in answers for one in answer.groups}
-    known = {context.settings.physical(topic.name) for topic in TOPICS}
-    said, verdicts, total = [], [], 0
+    agents_read = {stage.reads.name for stage in stages(context.settings.tuning)}
+    unread = {place: begins[place] for place in ends if place[0] in agents_read}
+    said, total, working = [], 0, False
     for group in groups:
-        done = {tp: at for tp, at in (await committed_offsets(kafka, group)).items() if tp.topic in known}
-        ends = await end_offsets(kafka, sorted({tp.topic for tp in done}))
+        done = {
+            (context.settings.logical(tp.topic), tp.partition): at
+            for tp, at in (await committed_offsets(kafka, group)).items()
+        }
         behind: Counter[str] = Counter()
-        for tp, at in done.items():
-            behind[context.settings.logical(tp.topic)] += max(0, ends[tp] - max(at, 0))
+        for place in done.keys() & ends.keys():
+            behind[place[0]] += _waiting(place, max(done[place], begins[place]), ends)
         total += behind.total()
         # The trainer commits without being a member; of the others an empty group is one that nobody works for.
         idle = states.get(group) == "Empty" and "worker" in group
+        if "worker" in group:
+            working = working or not idle
+            unread = {place: begin for place, begin in unread.items() if done.get(place, -1) < 0}
         for topic, number in behind.items():
-            if number > LAG_LOOK or (idle and number > MARKERS_MAX):
-                verdicts.append("look")
+            if number > (0 if idle else LAG_LOOK):
                 said.append(f"{group} is {number} behind in {topic}{', and nobody reads' if idle else ''}")
+    never: Counter[str] = Counter()
+    for place, begin in unread.items():
+        never[place[0]] += _waiting(place, begin, ends)
+    total += never.total()
+    said += [
+        f"{number} records of {topic} were never read, and no worker reads them"
+        for topic, number in never.items()
+        if number > (LAG_LOOK if working else 0)
+    ]
     if said:
         mend = "start what reads it (`xinfluencer up`), or more workers; if it runs and stands still, read its log"
         return Check("lag", "look", listed(said), mend)
     return Check("lag", "ok", f"{len(groups)} groups, {total} records behind in all")
+
+
+async def _embedder(context: Context, ends: Offsets) -> Check:
+    """Hold the ledger beside the vectors against the log."""
+    path = folder(context.settings) / "ledger.sqlite"
+    if not path.exists():
+        return Check("lag", "ok", "the embedder never ran here")
+    again = f"put back the log and {path.parent} of one backup, or remove that folder: all is encoded again"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            done = {(TWEETS.name, part): at for part, at in db.execute("select partition, next from place")}
+            bound = db.execute("select value from bound where name = 'log'").fetchone()
+    except sqlite3.DatabaseError as error:
+        return Check("lag", "wrong", f"where the embedder stands cannot be read: {error}", again)
+    physical = context.settings.physical(TWEETS.name)
+    ids = await topic_ids(_kafka(context), [physical]) if (TWEETS.name, 0) in ends else {}
+    assert context.log is not None
+    if bound and bound[0] != f"{context.log.cluster}/{physical}/{ids.get(physical)}":
+        return Check("lag", "wrong", f"the vectors belong to another log ({bound[0]})", again)
+    missing = {place: 0 for place in ends if place[0] == TWEETS.name}
+    return _copied(context, "embedder", missing | done, ends, again)
+
+
+def _sink(context: Context, ends: Offsets, begins: Offsets) -> Check:
+    """Hold what the sink last said that it has written against the log; its checkpoint is in the database it holds."""
+    told = context.said().get("sink", {}).get("partitions")
+    base = folder_of(context.settings)
+    if not isinstance(told, dict):
+        if base.exists():
+            mend = "start it (`xinfluencer up` or `sink`): it goes on from its checkpoint, and says where that is"
+            return Check("lag", "look", f"{base} was filled, and where the sink stands is not known here", mend)
+        return Check("lag", "ok", "the sink never ran here")
+    done = {(name, int(part)): at for place, (at, *_) in told.items() for name, _, part in [place.rpartition("/")]}
+    gone = {place: begins[place] - at for place, at in done.items() if at < begins.get(place, 0)}
+    if gone:
+        lost = [f"{number} records of {topic}/{part}" for (topic, part), number in gone.items()]
+        mend = "start it: it goes on behind them and raises `records-missed`; a backup from before may still have them"
+        return Check("lag", "wrong", f"retention took {listed(lost)} before the sink copied them", mend)
+    again = f"put back the log and {base} of one backup, or let the sink fill a new database"
+    return _copied(context, "sink", dict.fromkeys(ends, 0) | done, ends, again)
+
+
+def _copied(context: Context, name: str, done: Offsets, ends: Offsets, again: str) -> Check:
+    """Judge a process that keeps its place itself; `again` mends a copy that is ahead of its log."""
+    ahead = [f"{topic}/{part} up to {at}" for (topic, part), at in done.items() if at > ends.get((topic, part), 0)]
+    if ahead:
+        return Check("lag", "wrong", f"the {name} has read {listed(ahead)}, and the log ends before", again)
+    behind: Counter[str] = Counter()
+    for place, at in done.items():
+        behind[place[0]] += _waiting(place, at, ends)
+    runs = alive(context.said().get(name, {}))
+    late = [f"{number} behind in {topic}" for topic, number in behind.items() if number > (LAG_LOOK if runs else 0)]
+    if late:
+        mend = f"start it (`xinfluencer up` or `{name}`); if it runs and stands still, read its log"
+        return Check("lag", "look", f"the {name} is {listed(late)}{'' if runs else ', and does not run'}", mend)
+    return Check("lag", "ok", f"the {name} is {behind.total()} behind")
+
+
+def _waiting(place: Place, at: int, ends: Offsets) -> int:
+    """Count what lies between a place and the end; the last markers of a transaction are no records."""
+    number = max(0, ends[place] - at)
+    return 0 if place[0] in TRANSACTIONAL and number <= MARKERS_MAX else number
 
 
 async def check_letters(context: Context) -> Check:
@@ -191,10 +285,11 @@ async def check_log_time(context: Context) -> Check:
     topics = await _made(context, [TWEETS.name, *timed])
     async with reader(context.settings, _kafka(context)) as log:
         for topic in topics:
+            begins = await log.begins(topic)
             for (name, partition), end in (await log.ends(topic)).items():
                 if name in timed and partition:
                     continue  # a tick goes to all partitions
-                async for raw in log.records(name, partition, max(0, end - 1), end):
+                async for raw in log.records(name, partition, max(begins[name, partition], end - 1), end):
                     newest = max(newest, raw.timestamp)
                     ticked = max(ticked, raw.timestamp if name in timed else 0)
     if not newest:
@@ -237,8 +332,8 @@ async def _events(context: Context, topic: str) -> list[Record]:
     if topic not in await _made(context, [topic]):
         return []
     async with reader(context.settings, _kafka(context)) as log:
-        end = (await log.ends(topic))[topic, 0]
-        async for raw in log.records(topic, 0, max(0, end - READ_MAX), end):
+        end, begin = (await log.ends(topic))[topic, 0], (await log.begins(topic))[topic, 0]
+        async for raw in log.records(topic, 0, max(begin, end - READ_MAX), end):
             try:
                 record = envelope.decode(topic, 0, raw.offset, raw.timestamp, raw.headers, raw.value)
             except Refused:

@@ -194,7 +194,9 @@ async def judge(settings: Settings, kafka: KafkaSettings, table: Sequence[Stage]
             name = f"{cluster}/{physical}/{ids[physical]}"
             bound = Bound(stage.name, stage.version, partition, name, settings.partitions)
             memory, _ = snapshots.load(fold, bound)
-            if memory is not None and state_hash(memory) != verdict.states[stage.name, partition]:
+            if memory is not None and state_hash(memory) != verdict.states.get(
+                (stage.name, partition), state_hash(memory)
+            ):
                 verdict.faults.append(f"({stage.name}, {partition}): the snapshot differs from a clean rebuild")
     return verdict
 

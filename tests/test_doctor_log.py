@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import time
@@ -12,20 +13,26 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from confluent_kafka import TopicPartition as ConfluentPartition
+from confluent_kafka.admin import AdminClient
 
 from schemas.events import AlertRaised, AuthorForgotten, RecordRefused
 from schemas.facts import Where
 from schemas.learned import ReleasePointed
 from schemas.posts import PostObserved
-from streams import doctor, doctor_folder, doctor_log
+from schemas.topics import SIGNALS, TOPICS
+from streams import doctor, doctor_folder, doctor_log, places
 from streams.doctor import answering, run_doctor
 from streams.doctor_check import Check, Context
-from streams.kafka import ensure_topics
-from streams.records import outside
+from streams.kafka import end_offsets, ensure_topics, topic_ids
+from streams.reader import Reader
+from streams.records import outside, tick
 from streams.sender import Sender
 from streams.settings import Settings
 from streams.topics import specs
 from streams.vault import Vault
+from streams.vector_ledger import Ledger, Place
+from streams.vectors import folder
 from tests.feeds import feed
 from tests.harness import Workers, ended, finish, settings_for, write
 from tests.logfolder import stopped
@@ -187,6 +194,143 @@ async def _examined(settings: Settings, **more: Any) -> list[Check]:
     context = await context_now(settings, **more)
     slow = doctor_log.check_log_time
     return [await doctor._one(check, context) for check in doctor.ASKED if check is not slow]
+
+
+@pytest.mark.broker
+def test_records_that_no_worker_ever_read_are_named(other: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = seen(other, "lag")
+    assert (nothing.verdict, nothing.seen) == (
+        "ok", "0 groups, 0 records behind in all; the embedder never ran here; the sink never ran here"
+    )  # fmt: skip
+    vault = Vault(other.data / "vault" / "keys.sqlite")
+    posts = list(feed(5, 4, 1, vault, int(time.time() * 1000)))
+    vault.close()
+
+    async def wrote() -> None:
+        context = await context_now(other)
+        assert context.log is not None
+        await write(other, context.log.kafka, posts)
+
+    asyncio.run(wrote())
+    found = seen(other, "lag")
+    number = sum(one.topic == "tweets" for one in posts)
+    assert found.verdict == "look"
+    assert f"{number} records of tweets were never read, and no worker reads them" in found.seen
+    assert "xinfluencer up" in found.mend
+    monkeypatch.setattr(doctor_log, "stages", lambda tuning: ())  # the control: whoever asks the groups alone
+    assert seen(other, "lag").verdict == "ok"
+
+
+@pytest.fixture
+def beside(running: Settings, tmp_path: Path) -> Settings:
+    """The log of the healthy deployment with a data folder of its own: the worker is through, nobody else ran."""
+    settings = running.model_copy(update={"data": tmp_path / "data"})
+    settings.data.mkdir()
+    (settings.data / "broker").symlink_to((running.data / "broker").resolve())
+    return settings
+
+
+async def tweets_of(settings: Settings) -> tuple[dict[int, int], str]:
+    """Give the ends of `tweets` and what a ledger is bound to."""
+    context = await context_now(settings)
+    assert context.log is not None
+    physical = settings.physical("tweets")
+    ids = await topic_ids(context.log.kafka, [physical])
+    ends = await end_offsets(context.log.kafka, [physical])
+    return {tp.partition: end for tp, end in ends.items()}, f"{context.log.cluster}/{physical}/{ids[physical]}"
+
+
+def said_by(settings: Settings, name: str, pid: int, **more: Any) -> None:
+    path = places.run(settings) / f"{name}.status.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"pid": pid, "time": time.time(), **more}))
+
+
+GONE = 2**22 + 1  # no process has this number
+
+
+@pytest.mark.broker
+def test_an_embedder_that_is_behind_or_of_another_log_is_named(
+    beside: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends, log = asyncio.run(tweets_of(beside))
+    ledger = Ledger(folder(beside))
+
+    def stands(at: dict[int, int], log: str = log) -> Check:
+        ledger.commit({part: Place(offset) for part, offset in at.items()}, {"log": log})
+        return seen(beside, "lag")
+
+    whole = stands(ends)
+    assert (whole.verdict, "the embedder is 0 behind" in whole.seen) == ("ok", True)
+    late = stands({**ends, 0: 0})
+    assert (late.verdict, late.seen) == ("look", f"the embedder is {ends[0]} behind in tweets, and does not run")
+    assert "xinfluencer up" in late.mend
+    said_by(beside, "embedder", os.getpid())
+    assert stands({**ends, 0: 0}).verdict == "ok", "it works on it"
+    monkeypatch.setattr(doctor_log, "LAG_LOOK", ends[0] - 1)
+    assert stands({**ends, 0: 0}).seen == f"the embedder is {ends[0]} behind in tweets"
+    ahead = stands({**ends, 0: ends[0] + 1})
+    assert (ahead.verdict, "tweets/0 up to" in ahead.seen, "put back the log" in ahead.mend) == ("wrong", True, True)
+    other = stands(ends, "another/log")
+    assert (other.verdict, "belong to another log (another/log)" in other.seen) == ("wrong", True)
+    ledger.close()
+    (folder(beside) / "ledger.sqlite").write_bytes(b"torn" * 4096)
+    torn = seen(beside, "lag")
+    assert (torn.verdict, "cannot be read" in torn.seen) == ("wrong", True)
+
+
+@pytest.mark.broker
+def test_a_sink_that_is_behind_is_named(beside: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends, _ = asyncio.run(tweets_of(beside))
+
+    async def all_ends() -> dict[str, int]:
+        context = await context_now(beside)
+        assert context.log is not None
+        found = await end_offsets(context.log.kafka, [beside.physical(topic.name) for topic in TOPICS])
+        return {f"{beside.logical(tp.topic)}/{tp.partition}": end for tp, end in found.items()}
+
+    whole = asyncio.run(all_ends())
+
+    def stands(pid: int = GONE, **at: int) -> Check:
+        told = {place: (end, end, end, end) for place, end in (whole | at).items()}
+        said_by(beside, "sink", pid, partitions=told)
+        return seen(beside, "lag")
+
+    assert (stands().verdict, "the sink is 0 behind" in stands().seen) == ("ok", True)
+    late = stands(**{"tweets/0": ends[0] - 1})
+    assert (late.verdict, late.seen) == ("look", "the sink is 1 behind in tweets, and does not run")
+    assert "`sink`" in late.mend
+    assert stands(os.getpid(), **{"tweets/0": ends[0] - 1}).verdict == "ok", "it works on it"
+    assert stands(**{"tweets/0": ends[0] + 1}).verdict == "wrong"
+    (places.run(beside) / "sink.status.json").unlink()
+    assert seen(beside, "lag").verdict == "ok"
+    (beside.data / "analytics").mkdir()
+    assert "where the sink stands is not known" in seen(beside, "lag").seen
+    begins = Reader.begins
+
+    async def later(self: Reader, *topics: str) -> dict[tuple[str, int], int]:
+        return {place: ends[0] if place == ("tweets", 0) else at for place, at in (await begins(self, *topics)).items()}
+
+    monkeypatch.setattr(Reader, "begins", later)
+    gone = stands(**{"tweets/0": ends[0] - 1})
+    assert (gone.verdict, "retention took 1 records of tweets/0 before the sink" in gone.seen) == ("wrong", True)
+
+
+@pytest.mark.broker
+def test_topics_that_retention_emptied_are_no_trouble_of_the_log(other: Settings, broker: Any) -> None:
+    asyncio.run(say(other, AlertRaised(kind="disk-full", stage="worker", detail="no room")))
+
+    async def idle() -> None:
+        context = await context_now(other)
+        assert context.log is not None
+        await write(other, context.log.kafka, [tick(SIGNALS, 0, int(time.time() * 1000))])
+
+    asyncio.run(idle())
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    cut = [ConfluentPartition(other.physical(topic), 0, 1) for topic in ("alerts", "signals")]
+    for future in admin.delete_records(cut).values():
+        future.result(20)
+    assert [seen(other, name).verdict for name in ("log time", "alerts", "lag")] == ["ok"] * 3
 
 
 @pytest.mark.broker
