@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 
 from models import adapters
 from streams.kafka import KafkaSettings
-from streams.shell import EXIT_REFUSED
+from streams.shell import EXIT_REFUSED, SNAPSHOTS_WAIT_S_MAX
 from streams.supervisor import BACKOFF_S_MIN, Deployment
 from tests.feeds import feed
 from tests.harness import (
@@ -177,6 +178,7 @@ def test_a_worker_on_a_full_disk_goes_on_and_comes_through_when_it_is_freed(
         fill(workers.process.pid, 0)
         await write(settings, broker.settings, records[third : 2 * third])
         await _moves_on(settings, broker.settings)
+        await asyncio.sleep(SNAPSHOTS_WAIT_S_MAX + 1)  # it tries, and cannot even say so in its log
         assert snapshots() == before
         await asyncio.to_thread(workers.signal, signal.SIGKILL)
         workers.start()
@@ -236,18 +238,22 @@ def test_a_worker_whose_file_system_has_no_byte_left_goes_on_and_writes_again_wh
             filler.write_bytes(bytes(2 << 20))
         await write(settings, broker.settings, records[third : 2 * third])
         await _moves_on(settings, broker.settings)
+        await _until(lambda: "No space left" in workers.log(), "it never tried to write a snapshot")
         assert snapshots() == before
         filler.unlink()
         await write(settings, broker.settings, records[2 * third :])
         await finish(settings, broker.settings, workers)
-        deadline = time.monotonic() + 30
-        while snapshots() == before:
-            assert time.monotonic() < deadline, "it never wrote a snapshot again"
-            await asyncio.sleep(0.2)
+        await _until(lambda: snapshots() != before, "it never wrote a snapshot again")
 
     verdict = attacked_run(settings, broker.settings, workers, attack)
     assert verdict.faults == [], workers.log()[-3000:]
-    assert "No space left" in workers.log()
+
+
+async def _until(holds: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, otherwise
+        await asyncio.sleep(0.2)
 
 
 async def _moves_on(settings: Any, kafka: KafkaSettings) -> None:
