@@ -58,16 +58,16 @@ lint: .venv/built ## style, types and the direction of imports
 	@$(BIN)/lint-imports
 
 test: lint ## lint, then every test
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 night: .venv/built ## the fault catalogue at its night sizes (under two hours), then docs/PROOF.md
 	@rm -rf .proof/night
-	@XINFLUENCER_PROOF=night $(BIN)/python -m pytest -n 2 --dist loadfile -m proof; code=$$?; \
+	@XINFLUENCER_PROOF=night $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m proof; code=$$?; \
 	  XINFLUENCER_PROOF=night $(BIN)/python -m tests.proof && exit $$code
 
 release-proof: .venv/built ## the same at release sizes: days
 	@rm -rf .proof/release
-	@XINFLUENCER_PROOF=release $(BIN)/python -m pytest -n 2 --dist loadfile -m proof; code=$$?; \
+	@XINFLUENCER_PROOF=release $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m proof; code=$$?; \
 	  XINFLUENCER_PROOF=release $(BIN)/python -m tests.proof && exit $$code
 
 bench: .venv/built ## measure against a peer (NAME=hop; without NAME, list the benchmarks)

@@ -14,13 +14,29 @@ import pytest
 from streams import broker as embedded
 from streams.kafka import KafkaSettings
 from tests.proof import (  # noqa: F401 - hooks and fixtures of the fault catalogue
+    mark,
     proof,
     proof_round,
-    pytest_collection_modifyitems,
     pytest_configure,
     pytest_generate_tests,
     pytest_runtest_makereport,
+    pytest_runtest_setup,
 )
+
+LONG = (
+    "test_faults.py", "test_faults_broker.py", "test_sink.py", "test_access.py", "test_cluster.py", "test_trainer.py",
+    "test_backup.py", "test_controls.py", "test_simulation.py", "test_embedder.py", "test_training.py", "test_demo.py",
+    "test_ingest_faults.py", "test_mutants.py", "test_faults_data.py", "test_doctor_log.py",
+)  # fmt: skip
+"""Files that take a minute or more: begun last, one of two processes would wait for them."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what proves something, and begin with the long files."""
+    mark(items)
+    order = {name: index for index, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
 
 
 class SessionBroker:

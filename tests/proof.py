@@ -184,8 +184,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("proof_round", range(rounds))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def mark(items: list[pytest.Item]) -> None:
+    """Give the tests that prove something their mark, and those that live elsewhere their row."""
     for item in items:
         case = beside(item.nodeid)
         if case is not None:
