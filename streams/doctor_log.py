@@ -14,7 +14,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from models.adapters import AdapterRefused, open_verified
 from schemas import envelope
 from schemas.envelope import Record, Refused
-from schemas.events import AlertRaised, AuthorForgotten, RecordRefused
+from schemas.events import AlertRaised, AuthorForgotten, PostForgotten, RecordRefused
 from schemas.learned import ReleasePointed
 from schemas.topics import ALERTS, DEAD_LETTERS, ERASURES, MODEL_RELEASES, TOPICS, TWEETS
 from streams import places
@@ -25,6 +25,7 @@ from streams.reader import reader
 from streams.settle import TRANSACTIONAL
 from streams.topics import specs
 from streams.topology import TICKED, stages
+from streams.vault import untrue
 from streams.vectors import folder
 from streams.warehouse import folder_of
 
@@ -243,19 +244,21 @@ async def check_alerts(context: Context) -> Check:
 
 
 async def check_forgotten(context: Context) -> Check:
-    """See that nobody who has a receipt has a key again, as after an old vault was put back."""
+    """See that nobody and nothing that has a receipt has a key again, as after an old vault was put back."""
     receipts = [one.event for one in await _events(context, ERASURES.name)]
-    owners = {one.owner for one in receipts if isinstance(one, AuthorForgotten)}
-    alive = 0
-    if context.vault.exists():
-        with sqlite3.connect(f"{context.vault.absolute().as_uri()}?mode=ro", uri=True) as db:
-            has_key = "select 1 from keys where owner = ? and key is not null"
-            alive = sum(bool(db.execute(has_key, (owner,)).fetchone()) for owner in owners)
-        db.close()
+    authors = {one.owner for one in receipts if isinstance(one, AuthorForgotten)}
+    posts = {(one.owner, one.post) for one in receipts if isinstance(one, PostForgotten)}
+    alive = untrue(context.vault, receipts) if context.vault.exists() else []
     if alive:
+        again = {one.owner for one in alive if isinstance(one, AuthorForgotten)}
+        opened = {one.post for one in alive if isinstance(one, PostForgotten)}
         mend = "stop everything and put a vault in place that knows of them: keys/keys.sqlite of the newest backup"
-        return Check("forgotten", "wrong", f"{alive} of {len(owners)} forgotten authors have a key again", mend)
-    return Check("forgotten", "ok", f"{len(owners)} authors have receipts, none of them a key")
+        seen = (
+            f"{len(again)} of {len(authors)} forgotten authors have a key again, "
+            f"{len(opened)} of {len(posts)} forgotten posts"
+        )
+        return Check("forgotten", "wrong", seen, mend)
+    return Check("forgotten", "ok", f"{len(authors)} authors and {len(posts)} posts have receipts, none of them a key")
 
 
 async def check_release(context: Context) -> Check:

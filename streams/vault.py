@@ -183,10 +183,7 @@ class Vault:
         self._cache[owner] = Held(held.key, None)
 
     def _node(self, owner: bytes, place: int) -> Node | None:
-        """Give the node of an owner that gives a place, if there is one left."""
-        sql = "select low, depth, secret from nodes where owner = ? and low <= ? order by low desc limit 1"
-        row = self._db.execute(sql, (owner, place)).fetchone()
-        return node if row and place < (node := Node(*row)).end else None
+        return _node(self._db, owner, place)
 
     def _data_version(self) -> int:
         return int(self._db.execute("pragma data_version").fetchone()[0])
@@ -206,3 +203,31 @@ class Vault:
 
 def _hash(owner: str) -> bytes:
     return blake2b(owner.encode(), digest_size=16, person=b"xi-owner").digest()
+
+
+def _node(db: sqlite3.Connection, owner: bytes, place: int) -> Node | None:
+    """Give the node of an owner that gives a place, if there is one left."""
+    sql = "select low, depth, secret from nodes where owner = ? and low <= ? order by low desc limit 1"
+    row = db.execute(sql, (owner, place)).fetchone()
+    return node if row and place < (node := Node(*row)).end else None
+
+
+def untrue(path: Path, receipts: Iterable[Event]) -> list[Event]:
+    """Name the receipts whose key a vault has again, as after an older file was put back; it is only looked at."""
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        return [one for one in receipts if _has(db, one)]
+    finally:
+        db.close()
+
+
+def _has(db: sqlite3.Connection, receipt: Event) -> bool:
+    if not isinstance(receipt, AuthorForgotten | PostForgotten):
+        return False
+    # A file from before posts had keys has no `root`: there an author's key opens every post.
+    rooted = any(name == "root" for _, name, *_ in db.execute("pragma table_info(keys)"))
+    root = "root" if rooted else "key"
+    row = db.execute(f"select {root} from keys where owner = ? and key is not null", (receipt.owner,)).fetchone()
+    if row is None or isinstance(receipt, AuthorForgotten):
+        return row is not None
+    return row[0] is not None or _node(db, _hash(receipt.owner), place_of(post_name(receipt.post))) is not None

@@ -22,7 +22,7 @@ from schemas.puncture import DEPTH, NODE_BYTES, Node, leaf, place_of, without
 from schemas.seal import post_name
 from streams import restore
 from streams.backup_store import Store
-from streams.vault import Vault
+from streams.vault import Vault, untrue
 from tests.wire import POST
 
 ROOT = Node(0, 0, bytes(range(NODE_BYTES)))
@@ -215,6 +215,31 @@ def test_processes_that_forget_at_once_forget_what_each_was_told(vault: Vault, p
     assert leaves(vault, range(40)) == {post: one if post >= 30 else None for post, one in before.items()}
     rows = vault._db.execute("select low, depth, secret from nodes order by low").fetchall()
     assert all(Node(*one).end <= Node(*other).low for one, other in pairwise(rows))
+
+
+def test_a_receipt_is_untrue_where_an_older_file_was_put_back(vault: Vault, path: Path, tmp_path: Path) -> None:
+    def copied(name: str) -> Path:
+        vault._db.execute("vacuum into ?", (str(tmp_path / name),))
+        return tmp_path / name
+
+    where = Where(topic="tweets", partition=0, offset=0)
+    post, other = (PostForgotten(owner=OWNER, post=name, requested=where) for name in ("x:1", "x:2"))
+    author, unknown = (AuthorForgotten(owner=name, requested=where) for name in (OWNER, "x:@nobody"))
+    said = [post, other, author, unknown]
+    vault.make(OWNER)
+    before = copied("before")
+    vault.forget([post])
+    between = copied("between")
+    assert untrue(path, [post]) == []
+    vault.forget(said)
+    assert untrue(path, said) == []
+    assert untrue(between, said) == [other, author]
+    assert untrue(before, said) == [post, other, author]
+    with sqlite3.connect(before) as db:  # from before posts had keys
+        db.execute("alter table keys drop column root")
+        db.execute("drop table nodes")
+    db.close()
+    assert untrue(before, said) == [post, other, author]
 
 
 # ---- words ----------------------------------------------------------------------------------------------------------
