@@ -23,6 +23,12 @@ def test_what_the_catalogue_demands_and_nobody_showed_is_named() -> None:
         assert p.lacking(rest) == [f"no proof of {p.CATALOGUE[at]}"], gone
 
 
+def test_the_slow_controls_are_demanded_of_the_night_alone() -> None:
+    cases = [one for one in shown() if f"{one.id} {one.what}" not in p.SLOW]
+    assert p.lacking(cases, "ci") == []
+    assert p.lacking(cases, "night") == [f"no proof of {one}" for one in sorted(p.SLOW, key=p.CATALOGUE.index)]
+
+
 def test_ten_is_not_one() -> None:
     cases = [one for one in shown() if one.id != "C1"]
     assert any(one.id == "C10" for one in cases)
