@@ -9,7 +9,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv pip
 NATIVE := $(wildcard native/*.cpp native/*.hpp native/CMakeLists.txt)
 PACKAGES := schemas native models agents streams bench tests
-LOCK := $(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+LOCK := $(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 # $(call try,LOG,COMMAND,SENTENCE): run quietly; when it fails, say one sentence and where the details are.
 try = { $(2); } > $(1) 2>&1 || { echo "make venv: $(strip $(3)) Details: $(1)" >&2; exit 1; }
