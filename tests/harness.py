@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from schemas.envelope import Record, Refused
 from schemas.topics import TOPICS, partitions
 from streams.adopt import begun
 from streams.fold import Fold, Sent, Stage
-from streams.kafka import KafkaSettings, ensure_topics, topic_ids
+from streams.kafka import KafkaSettings, TopicSpec, ensure_topics, topic_ids
 from streams.kafka import cluster_id as cluster_id_of
 from streams.object_snapshots import keeper
 from streams.reader import reader
@@ -115,6 +115,14 @@ def settings_for(data: Path, namespace: str, **more: object) -> Settings:
     data.mkdir(parents=True, exist_ok=True)
     own = {"data": data, "namespace": namespace, "ages_ms": AGES_MS, "batch_pairs_min": 1, "batch_age_ms": 1_000}
     return Settings.model_validate({**own, **more})
+
+
+def for_ever(settings: Settings) -> list[TopicSpec]:
+    """Render topics that keep all, for a life told from another year: a broker deletes by the time in the records.
+
+    It looks every five minutes, so a test without this passes nearly always.
+    """
+    return [replace(one, configs={**one.configs, "retention.ms": "-1"}) for one in specs(settings)]
 
 
 async def write(settings: Settings, kafka: KafkaSettings, records: Iterable[Sent], pause_s: float = 0.0) -> None:

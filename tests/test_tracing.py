@@ -30,6 +30,7 @@ from streams.topics import specs
 from streams.topology import stages
 from streams.tracing import Span, Spans
 from streams.trainer import Trainer
+from tests.harness import for_ever
 from tests.serving import ASKED, Deployed, World, eventually
 from tests.small_world import Keyring, world
 
@@ -480,7 +481,7 @@ def test_a_version_is_walked_back_over_a_real_log(
     monkeypatch.setenv("XINFLUENCER_KAFKA", broker.bootstrap)
 
     async def copy() -> None:
-        await ensure_topics(broker.settings, specs(settings))
+        await ensure_topics(broker.settings, for_ever(settings))
         sender = Sender(settings, broker.settings)
         for (topic, partition), raws in lived.log.items():
             await sender.send([Sent(topic, partition, raw.key, raw.value or b"", raw.headers, raw.timestamp, EVENT)

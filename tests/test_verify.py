@@ -21,13 +21,14 @@ from schemas.envelope import Origin, Refused, read_headers
 from schemas.events import Ticked
 from streams.commands import run_verify
 from streams.fold import Fold, Memory, Sent, Stage, unpack
+from streams.kafka import ensure_topics
 from streams.memory import Engine, Logged
 from streams.reader import LogUnreadable, Records, reader
 from streams.records import outside, tick
 from streams.topology import stages
 from streams.verify import _PACK, Verdict, adoption, verify
 from tests.feeds import feed
-from tests.harness import settings_for, vault_of, write
+from tests.harness import for_ever, settings_for, vault_of, write
 from tests.ingest_ends import MemoryKeys
 from tests.test_disorder import T0_MS, social
 from tests.test_simulation import FAULTS, TUNING, live
@@ -316,6 +317,7 @@ def test_a_broker_that_deleted_records_is_judged_by_what_it_still_has(
         return judged(log, engine), log
 
     async def run() -> None:
+        await ensure_topics(kafka, for_ever(settings))
         await write(settings, kafka, laid)
         verdict, log = await verified()
         assert (verdict.faults, verdict.unchecked, set(log.begins.values())) == ([], [], {0})
