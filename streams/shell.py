@@ -41,8 +41,8 @@ SEND_S_MAX = 30.0
 TAKERS_MAX = 16  # partitions that are taken over from a store at the same time: each asks it five times
 PUTS_MAX = 4  # snapshots on their way to a store at the same time, each held in memory as it was
 CLOSE_S_MAX = 6.0  # for what is on its way at a stop; what does not arrive costs reading again
-SNAPSHOT_COST_SHARE = 0.05  # snapshots of a partition may take a twentieth of the time: large states less often
-SNAPSHOTS_COST_SHARE = 0.1  # those of all partitions together a tenth: eight at a twentieth each took 40 %
+SNAPSHOT_SHARE_EACH = 0.05  # snapshots of a partition may take a twentieth of the time: large states less often
+SNAPSHOT_SHARE_ALL = 0.1  # those of all partitions together a tenth: eight at a twentieth each took 40 %
 SNAPSHOTS_WAIT_S_MAX = 5.0  # but nobody waits longer for the others: it is what a kill may cost to read again
 
 
@@ -248,8 +248,8 @@ class Shell:
             self._snapshot(owned)
 
     def _due(self, owned: Owned) -> bool:
-        others_s = owned.cost_s * sum(one.dirty for one in self.owned.values()) / SNAPSHOTS_COST_SHARE
-        wait_s = max(self.settings.snapshot_s, owned.cost_s / SNAPSHOT_COST_SHARE, min(others_s, SNAPSHOTS_WAIT_S_MAX))
+        others_s = owned.cost_s * sum(one.dirty for one in self.owned.values()) / SNAPSHOT_SHARE_ALL
+        wait_s = max(self.settings.snapshot_s, owned.cost_s / SNAPSHOT_SHARE_EACH, min(others_s, SNAPSHOTS_WAIT_S_MAX))
         return time.monotonic() - owned.written_s >= wait_s
 
     def _snapshot(self, owned: Owned) -> None:

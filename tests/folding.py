@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-import strategies
 from hypothesis import HealthCheck, settings
 
 from schemas import events as e
@@ -12,6 +11,7 @@ from schemas import facts, learned
 from schemas import posts as ps
 from schemas.envelope import Out, Record
 from schemas.seal import Unpunctured
+from tests import strategies
 from tests.feeds import worded
 
 RIGHTS = facts.Rights(index=True, train=True, show=True, policy="test")

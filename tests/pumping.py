@@ -5,8 +5,6 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from ingest_ends import MemoryKeys, Recorder
-
 from streams.backoff import Backoff
 from streams.cursors import Cursors
 from streams.firsts import Firsts
@@ -16,6 +14,7 @@ from streams.intents import Intents
 from streams.live import Source
 from streams.policy import Policy
 from streams.settings import Settings
+from tests.ingest_ends import MemoryKeys, Recorder
 
 LIMIT_S = 20.0
 

@@ -3,8 +3,6 @@
 import random
 from collections.abc import Iterable
 
-from feeds import feed
-
 from schemas import events as e
 from schemas import learned as l
 from schemas import posts as ps
@@ -18,6 +16,7 @@ from streams.records import outside, tick
 from streams.sink import Batch, write
 from streams.topology import TICKED, Tuning, stages
 from streams.warehouse import Warehouse
+from tests.feeds import feed
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS

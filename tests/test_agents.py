@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from schemas.envelope import Out, Record
 from streams.fold import Fold, Stage
 from streams.snapshots import Bound, decode, encode
 from streams.topology import Tuning, stages
+from tests import strategies
 from tests.folding import (
     BETTER,
     MANY,

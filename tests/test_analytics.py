@@ -15,8 +15,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_world import fill, world
-from warehouses import opened, settings_in
 
 from schemas.posts import AuthorHidden
 from streams import analytics as an
@@ -26,6 +24,8 @@ from streams.guard import QUERY_CHARS_MAX, QueryRefused, guarded
 from streams.settings import Settings
 from streams.sink import types_of
 from streams.warehouse import WarehouseRefused, locked, server_of
+from tests.small_world import fill, world
+from tests.warehouses import opened, settings_in
 
 HARM = ("=1+1", "+1", "-1", "@a", "\x1b[31mred\x1b[0m", "a\rb", "plain")
 

@@ -6,9 +6,6 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from ingest_ends import SHARED
-from jetstream_server import DID, OTHER, T0_US, account, message
-from mangling import accounted, mangled
 
 from agents.content import words_of_post
 from schemas.facts import Rights
@@ -26,6 +23,9 @@ from schemas.posts import (
 from streams.bluesky import INTENTS, read
 from streams.lines import Unreadable
 from streams.reading import Reading
+from tests.ingest_ends import SHARED
+from tests.jetstream_server import DID, OTHER, T0_US, account, message
+from tests.mangling import accounted, mangled
 
 RIGHTS = Rights(index=True, train=False, show=True, policy="bluesky-default")
 REAL = SHARED / "bluesky-jetstream"

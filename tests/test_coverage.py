@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ingest_ends import SHARED, jetstream, page, post, post_v1, status, user
 
 from agents import metadata
 from schemas.envelope import Record
@@ -16,6 +15,7 @@ from streams import coverage as module
 from streams.coverage import Column, coverage, table, values
 from streams.formats import READERS, SOURCES, Format, detect
 from streams.xv2_post import unescape
+from tests.ingest_ends import SHARED, jetstream, page, post, post_v1, status, user
 
 FILES = {
     "x2": SHARED / "v2-academic" / "pages_v2.jsonl.gz",

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ingest_ends import SHARED
 
 from agents import content
 from agents.describing import OLDEST_MS, age_ms, engagement_described, moment, post_described, standing
@@ -22,6 +21,7 @@ from schemas import facts
 from schemas import posts as ps
 from streams.xv2_post import unescape
 from tests.folding import HOUR_MS, RIGHTS, T0_MS, post
+from tests.ingest_ends import SHARED
 
 V2 = SHARED / "v2-academic" / "tweets_v2.jsonl.gz"
 V1 = SHARED / "rumoureval2017" / "tweets_v11.jsonl.gz"

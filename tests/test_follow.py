@@ -12,9 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from ingest_ends import MemoryKeys, Recorder
 from prometheus_client.parser import text_string_to_metric_families
-from x_server import TOKEN, line, now_ms
 
 from schemas.events import AlertRaised
 from schemas.posts import PostObserved
@@ -34,6 +32,8 @@ from streams.live import Arrival, Gap, RateLimited, Source, SourceBroken, Source
 from streams.policy import Policy
 from streams.pulse import Pulse
 from streams.settings import Settings
+from tests.ingest_ends import MemoryKeys, Recorder
+from tests.x_server import TOKEN, line, now_ms
 
 ENV = {"XINFLUENCER_X_TOKEN": TOKEN}
 NOW = 1_767_571_200_000

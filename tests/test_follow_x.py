@@ -14,9 +14,6 @@ from typing import Any
 
 import pytest
 from conftest import SessionBroker
-from harness import ROOT, settings_for
-from ingest_ends import MemoryKeys, Recorder
-from x_server import TOKEN, XServer, everything, line, now_ms, sends, serving, status
 
 from schemas import envelope
 from schemas.events import AlertRaised
@@ -38,6 +35,9 @@ from streams.shell import EXIT_AGAIN, EXIT_REFUSED
 from streams.supervisor import CannotRun, Deployment
 from streams.topics import specs
 from streams.x_stream import Request, filtered
+from tests.harness import ROOT, settings_for
+from tests.ingest_ends import MemoryKeys, Recorder
+from tests.x_server import TOKEN, XServer, everything, line, now_ms, sends, serving, status
 
 ENV = {"XINFLUENCER_X_TOKEN": TOKEN}
 

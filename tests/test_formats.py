@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ingest_ends import (
+
+from schemas.facts import Rights
+from schemas.posts import PostObserved
+from streams import formats
+from streams.ingest import Known
+from streams.lines import read_lines
+from streams.policy import Policy
+from tests.ingest_ends import (
     SHARED,
     as_lines,
     declaration,
@@ -21,13 +28,6 @@ from ingest_ends import (
     take,
     user,
 )
-
-from schemas.facts import Rights
-from schemas.posts import PostObserved
-from streams import formats
-from streams.ingest import Known
-from streams.lines import read_lines
-from streams.policy import Policy
 
 SHAPES: list[tuple[str, Any]] = [
     ("x2", post(1)),

@@ -5,7 +5,6 @@ import random
 from typing import Any
 
 import pytest
-import strategies
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.partitioner import murmur2 as aiokafka_murmur2
 from hypothesis import example, given, settings
@@ -15,6 +14,7 @@ from schemas import events as e
 from schemas import ids, merkle, topics
 from schemas import posts as ps
 from streams.records import content_id
+from tests import strategies
 from tests.wire import POST, QUICK
 
 

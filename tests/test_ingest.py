@@ -11,22 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ingest_ends import (
-    NOW_MS,
-    SHARED,
-    MemoryKeys,
-    Recorder,
-    as_lines,
-    dump,
-    in_memory,
-    page,
-    post,
-    post_v1,
-    take,
-    take_values,
-    user,
-    user_v1,
-)
 
 from agents import metadata
 from schemas.events import RecordRefused, SubjectNoted
@@ -43,6 +27,22 @@ from streams.reading import Reading
 from streams.records import outside
 from streams.settings import Settings
 from streams.simulator import Simulator
+from tests.ingest_ends import (
+    NOW_MS,
+    SHARED,
+    MemoryKeys,
+    Recorder,
+    as_lines,
+    dump,
+    in_memory,
+    page,
+    post,
+    post_v1,
+    take,
+    take_values,
+    user,
+    user_v1,
+)
 
 PAGES = SHARED / "v2-academic" / "pages_v2.jsonl.gz"
 needs_pages = pytest.mark.skipif(not PAGES.exists(), reason=f"real pages are not on this machine ({PAGES})")

@@ -17,19 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ingest_ends import (
-    MemoryKeys,
-    as_lines,
-    declaration,
-    in_memory,
-    jetstream,
-    page,
-    post,
-    post_v1,
-    status,
-    take,
-    user,
-)
 
 from schemas import envelope
 from schemas.envelope import Origin, Record, Refused
@@ -45,6 +32,19 @@ from streams.live import SourceBroken
 from streams.mastodon_owners import Owners
 from streams.mastodon_stream import MastodonStream
 from streams.settings import Settings
+from tests.ingest_ends import (
+    MemoryKeys,
+    as_lines,
+    declaration,
+    in_memory,
+    jetstream,
+    page,
+    post,
+    post_v1,
+    status,
+    take,
+    user,
+)
 
 JETSTREAM = Jetstream(Settings())
 MASTODON = MastodonStream(Settings(), {}, owners=Owners())

@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ingest_ends import Recorder
-from jetstream_server import DID, T0_US, JetstreamServer, jetstream_server, message
-from pumping import pumped
 
 from schemas.events import AlertRaised, RecordRefused
 from schemas.posts import PostObserved
@@ -19,6 +16,9 @@ from streams.bluesky import COLLECTIONS
 from streams.jetstream import HELD_US, OVERLAP_US, Jetstream
 from streams.live import Arrival, CursorTooOld, Gap, RateLimited, SourceBroken, SourceRefused
 from streams.settings import Settings
+from tests.ingest_ends import Recorder
+from tests.jetstream_server import DID, T0_US, JetstreamServer, jetstream_server, message
+from tests.pumping import pumped
 
 S = 1_000_000
 HOUR = 3_600 * S

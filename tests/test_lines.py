@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ingest_ends import MemoryKeys, dump, page, post, take
 
 from schemas.posts import PostObserved
 from streams import lines
 from streams.lines import IngestRefused, read_lines
+from tests.ingest_ends import MemoryKeys, dump, page, post, take
 
 
 def posts_of(file: Path) -> tuple[list[str], list[tuple[str, str]]]:

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mangling import accounted, mangled
-from mastodon_server import HOST, T0_MS, account, number, status
 
 from agents.content import words_of_post
 from schemas.envelope import Refused
@@ -20,6 +18,8 @@ from streams.lines import Unreadable
 from streams.mastodon import read
 from streams.mastodon_html import HTML_CHARS_MAX, plain
 from streams.reading import Reading
+from tests.mangling import accounted, mangled
+from tests.mastodon_server import HOST, T0_MS, account, number, status
 
 RIGHTS = Rights(index=True, train=True, show=True, policy="mastodon-default")
 FUZZ = 50_000

@@ -11,9 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ingest_ends import MemoryKeys, Recorder
-from mastodon_server import T0_MS, MastodonServer, event, mastodon_server, number, status
-from pumping import pumped
 
 from schemas.events import AlertRaised, RecordRefused
 from schemas.facts import Rights
@@ -24,6 +21,9 @@ from streams.mastodon import read
 from streams.mastodon_owners import Owners
 from streams.mastodon_stream import MastodonStream, events
 from streams.settings import Settings
+from tests.ingest_ends import MemoryKeys, Recorder
+from tests.mastodon_server import T0_MS, MastodonServer, event, mastodon_server, number, status
+from tests.pumping import pumped
 
 RIGHTS = Rights(index=True, train=False, show=True, policy="mastodon-default")
 NOW_MS = T0_MS + 3_600_000

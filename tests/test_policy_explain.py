@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 from conftest import SessionBroker
-from harness import settings_for
-from ingest_ends import DID, Recorder, as_lines, declaration, dump, jetstream, page, post, take, user
 
 from schemas.posts import AuthorErased, AuthorHidden, PostDeleted, PostObserved
 from schemas.seal import Unpunctured
@@ -21,6 +19,8 @@ from streams.policy_explain import Found, explain, names_of, owner_of, run_polic
 from streams.sender import Sender
 from streams.topics import specs
 from streams.vault import Vault
+from tests.harness import settings_for
+from tests.ingest_ends import DID, Recorder, as_lines, declaration, dump, jetstream, page, post, take, user
 
 NOW_MS = 1_767_571_200_000
 

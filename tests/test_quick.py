@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_world import Keyring
-from strategies import model
 
 from schemas import envelope
 from schemas.envelope import Origin, Refused
@@ -17,6 +15,8 @@ from schemas.seal import seal
 from schemas.topics import HOME, KINDS, TOPICS
 from streams import tables as t
 from streams.quick import fields_of
+from tests.small_world import Keyring
+from tests.strategies import model
 
 HEADERS = [("ce_type", b""), ("ce_id", b"name"), ("ce_source", b"/sources/x")]
 ODD: tuple[Any, ...] = (

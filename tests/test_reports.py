@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_world import DAY_MS, fill, world
-from warehouses import opened, settings_in
 
 from agents.reward_report import reward_report
 from schemas import envelope
@@ -18,6 +16,8 @@ from streams import reports as module
 from streams.charts import Chart, ChartRefused, draw
 from streams.memory import Engine
 from streams.settings import Settings
+from tests.small_world import DAY_MS, fill, world
+from tests.warehouses import opened, settings_in
 
 NAMES = tuple(module.reports())
 

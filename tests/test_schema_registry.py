@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
-import strategies
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +28,7 @@ from streams import registry_access, schema_registry
 from streams.registry_access import access
 from streams.schema_registry import connected, register_if_set, run_schemas, shape, subjects
 from streams.settings import Settings, SettingsRefused
-from tests import real_registry
+from tests import real_registry, strategies
 from tests.registry_server import CUT, RegistryServer
 from tests.secure_broker import write_certificates
 from tests.test_cli import run as command_line

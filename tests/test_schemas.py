@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-import strategies
 from cloudevents.core.bindings import kafka as cloudevents_kafka
 from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given, settings
@@ -19,6 +18,7 @@ from streams.fold import Fold
 from streams.memory import Logged
 from streams.records import content_id
 from streams.topology import stages
+from tests import strategies
 from tests.wire import ANSWER, POST, QUICK, RIGHTS, Keyring, written
 
 

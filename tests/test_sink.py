@@ -17,10 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from feeds import RIGHTS, ZERO, feed
-from harness import Workers, ended, settings_for, write
-from small_world import LOGS, Keyring, fill, world
-from warehouses import opened, settings_in
 
 from schemas import envelope
 from schemas import events as e
@@ -32,7 +28,7 @@ from streams import tables as t
 from streams.analytics import ask
 from streams.fold import Sent
 from streams.forgetting import Forgetting, Request, parts_of
-from streams.kafka import KafkaSettings
+from streams.kafka import KafkaSettings, ensure_topics
 from streams.memory import Logged
 from streams.reader import reader
 from streams.records import outside
@@ -41,6 +37,10 @@ from streams.shell import EXIT_AGAIN, EXIT_REFUSED
 from streams.sink import Batch
 from streams.sink import write as write_batch
 from streams.vault import Vault
+from tests.feeds import RIGHTS, ZERO, feed
+from tests.harness import Workers, ended, for_ever, settings_for, write
+from tests.small_world import LOGS, Keyring, fill, world
+from tests.warehouses import opened, settings_in
 
 SINK = (sys.executable, "-m", "streams.cli", "sink")
 NOW_MS = 1_780_000_000_000
@@ -307,6 +307,7 @@ def test_what_is_forgotten_goes_down_to_the_bytes_however_often_the_sink_is_kill
     """D10 for this store. It takes a minute: the engine keeps a deleted row's bytes for half of one."""
     settings = settings_for(tmp_path / "data", "sink-forgets", partitions=2)
     vault = Vault(settings.data / "vault" / "keys.sqlite")
+    asyncio.run(ensure_topics(broker.settings, for_ever(settings)))
     asyncio.run(write(settings, broker.settings, told((*ABOUT_AUTHOR, *ABOUT_POST, *POINTING, *OTHERS), vault)))
     workers = Workers(settings, broker.settings, SINK)
     with ended(workers):

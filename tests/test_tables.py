@@ -9,8 +9,6 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
-from strategies import model
-from warehouses import opened, settings_in
 
 from schemas.facts import Event, Fact
 from schemas.posts import EngagementObserved, PostObserved
@@ -18,6 +16,8 @@ from schemas.topics import KINDS, TOPICS
 from streams import tables as t
 from streams.sink import types_of
 from streams.warehouse import Warehouse, WarehouseRefused
+from tests.strategies import model
+from tests.warehouses import opened, settings_in
 
 GOLDEN = Path(__file__).with_name("tables.golden.sql")
 NEITHER = {

@@ -53,8 +53,6 @@ def test_training_lowers_the_loss_from_log_2(trained) -> None:
 def test_two_processes_make_the_same_adapter(base: Base, trained, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b"".join(canonical(row) for row in ROWS[::-1]))
     code = f"""
-import sys
-sys.path.insert(0, {str(HERE)!r})
 from pathlib import Path
 from models.base import open_base
 from models.dpo import DpoSettings, train
@@ -253,9 +251,8 @@ def test_merged_weights_say_what_pefts_layers_say(base: Base, trained, generator
 
 
 def test_an_adapter_of_another_base_is_not_worn(trained, tmp_path: Path) -> None:
-    import tiny_llama
-
     from models.generate import Generator
+    from tests import tiny_llama
 
     with pytest.raises(AdapterRefused, match="another base"):
         Generator(tiny_llama.build(tmp_path / "other", seed=1), threads=1).load("new", trained.path)

@@ -11,7 +11,6 @@ from confluent_kafka.admin import AdminClient
 from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
-from ingest_ends import NOW_MS, as_lines, dump, in_memory, page, post
 
 from schemas.ids import digest
 from schemas.seal import Keys
@@ -30,6 +29,7 @@ from streams.vault import Vault
 from streams.verify import verify
 from streams.written import Written, log_of, written_file
 from tests.harness import settings_for, write
+from tests.ingest_ends import NOW_MS, as_lines, dump, in_memory, page, post
 from tests.test_simulation import TUNING
 
 POSTS = 400

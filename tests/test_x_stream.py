@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from x_server import TOKEN, XServer, line, now_ms, sends, serving, status
 
 from streams import x_stream
 from streams.live import Arrival, CursorTooOld, Gap, RateLimited, SourceBroken, SourceRefused
@@ -22,6 +21,7 @@ from streams.settings import Settings
 from streams.x_api import CONNECTIONS_WAIT_S, WINDOW_S, checked_url, token
 from streams.x_rules import PREFIX, Rules, RulesRefused, load_rules
 from streams.x_stream import DAY_MS, MARGIN_MS, Request, Splitter, XStream, compliance, every_compliance, filtered, plan
+from tests.x_server import TOKEN, XServer, line, now_ms, sends, serving, status
 
 ENV = {"XINFLUENCER_X_TOKEN": TOKEN}
 KEEP_ALIVE_S = 0.1  # so that the source gives up after 0.2 s; the server's own is 0.05

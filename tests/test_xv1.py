@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ingest_ends import SHARED, as_lines, dump, post, post_v1, take, user, user_v1
 
 from schemas.facts import Rights
 from schemas.posts import (
@@ -20,6 +19,7 @@ from schemas.posts import (
 from streams import xv1, xv2
 from streams.lines import parse, read_lines
 from streams.reading import Reading
+from tests.ingest_ends import SHARED, as_lines, dump, post, post_v1, take, user, user_v1
 
 RIGHTS = Rights(index=True, train=False, show=True, policy="x-default")
 REAL = SHARED / "rumoureval2017" / "tweets_v11.jsonl.gz"

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from ingest_ends import page, post, user
 
 from schemas.facts import Rights
 from schemas.posts import (
@@ -17,6 +16,7 @@ from schemas.posts import (
 )
 from streams.reading import Reading
 from streams.xv2 import read
+from tests.ingest_ends import page, post, user
 
 RIGHTS = Rights(index=True, train=False, show=True, policy="x-default")
 

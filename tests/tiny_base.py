@@ -23,7 +23,7 @@ ROWS = [
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     os.environ["HF_HUB_OFFLINE"] = "1"
-    import tiny_llama
+    from tests import tiny_llama
 
     return tiny_llama.build(tmp_path_factory.mktemp("base") / "tiny")
 
