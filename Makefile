@@ -58,7 +58,7 @@ lint: .venv/built ## style, types and the direction of imports
 	@$(BIN)/lint-imports
 
 test: lint ## lint, then every test
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 night: .venv/built ## the fault catalogue at its night sizes (under two hours), then docs/PROOF.md
 	@rm -rf .proof/night

@@ -39,6 +39,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
 
 
+EAGER = "log.retention.check.interval.ms=500\nlog.initial.task.delay.ms=500\n"
+"""Kafka looks for what is too old every five minutes: a test that forgot its records are would fail once in a while."""
+
+
 class SessionBroker:
     """A real broker in a temporary folder; a test that kills it brings it back before it ends."""
 
@@ -69,7 +73,7 @@ class SessionBroker:
     def restart(self) -> None:
         """Bring the broker back on its folder, after a stop when it still runs."""
         self.stop()
-        self.prepared = embedded.prepare(self.folder, self.cache)
+        self.prepared = embedded.prepare(self.folder, self.cache, more=EAGER)
         self.process = embedded.start(self.prepared)
         embedded.wait_ready(self.prepared, self.process)
 

@@ -118,10 +118,7 @@ def settings_for(data: Path, namespace: str, **more: object) -> Settings:
 
 
 def for_ever(settings: Settings) -> list[TopicSpec]:
-    """Render topics that keep all, for a life told from another year: a broker deletes by the time in the records.
-
-    It looks every five minutes, so a test without this passes nearly always.
-    """
+    """Render topics that keep all, for a life told from another year: a broker deletes by the time in the records."""
     return [replace(one, configs={**one.configs, "retention.ms": "-1"}) for one in specs(settings)]
 
 

@@ -15,6 +15,7 @@ import pytest
 from agents import graph
 from streams import graph_view
 from streams.fold import Sent
+from streams.kafka import ensure_topics
 from streams.reader import reader
 from streams.records import outside
 from streams.settings import Settings
@@ -22,7 +23,7 @@ from streams.supervisor import ticks
 from streams.vault import Vault
 from tests.folding import T0_MS, act, state_bytes
 from tests.graph_acts import HALF_LIFE_MS, LIMITS, said, tick
-from tests.harness import Workers, ended, settings_for, write
+from tests.harness import Workers, ended, for_ever, settings_for, write
 
 # ---- the view -------------------------------------------------------------------------------------------------------
 
@@ -92,6 +93,7 @@ def test_the_view_is_the_same_from_a_snapshot_and_from_the_log(
     async def state() -> bytes:
         return state_bytes((await graph_view.read_state(own, broker.settings)).acts)
 
+    asyncio.run(ensure_topics(broker.settings, for_ever(own)))
     asyncio.run(write(own, broker.settings, [*sent(0), *ticks(own, T0_MS + 1000)]))
     workers = Workers(own, broker.settings, (sys.executable, "-m", "streams.cli", "worker", "graph"))
     workers.start()
