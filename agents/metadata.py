@@ -5,7 +5,6 @@ a delete that comes before its post waits for it. Keyed by author, so one author
 back needs little memory: who acted and the act's name are in the retraction itself.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ import msgspec
 
 from agents.bounded import remember
 from agents.describing import age_ms, dated, engagement_described, post_described
+from agents.rhythm import Author, moved, score
 from schemas.envelope import Out, Record
 from schemas.events import (
     AuthorForgotten,
@@ -31,7 +31,7 @@ from schemas.events import (
     SubjectWithdrawn,
 )
 from schemas.facts import Event, Where
-from schemas.ids import subject_id
+from schemas.ids import digest, subject_id
 from schemas.posts import (
     AuthorErased,
     AuthorHidden,
@@ -52,20 +52,8 @@ POSTS_MAX = 100_000  # a partition; of an older post a deletion still destroys t
 GONE_MAX = 50_000  # a partition: deletions, and as many retractions, that wait for what they are about
 ACTS_MAX = 50_000  # a partition: acts of sources without counts; an older one that is undone stays counted
 NAMES_MAX = 16  # ids of one post beside its first; X allows five edits
-RHYTHM_POSTS_MIN = 3  # two gaps: below that an author has no rhythm
-RHYTHM_SHARE = 0.2  # of the newest gap in the moving averages
-RHYTHM_SPREAD_MAX = 3.0  # mean deviation of ln(gap) that counts as no rhythm at all: a factor of 20 either way
+LETTERS = "refused:"  # the owners of dead letters (streams/fold.py) begin so, and no author
 FUTURE_MS_MAX = 86_400_000  # a post dated more than a day after it arrived is set aside
-
-
-class Author(msgspec.Struct, array_like=True, gc=False):
-    """How many posts, the last time (ms), moving mean and deviation of ln(gap in seconds); followers as last seen."""
-
-    posts: int = 0
-    last_ms: int = 0
-    mean: float = 0.0
-    spread: float = 0.0
-    followers: int | None = None
 
 
 class Known(msgspec.Struct, array_like=True, gc=False):
@@ -113,10 +101,14 @@ def _used(owner: str, state: State) -> bool:
 
 
 def _post(record: Record, post: PostObserved, state: State) -> Iterable[Event]:
-    if post.post in state.deleted or not _used(post.owner, state):
+    if post.post in state.deleted or post.owner in state.erased:
         return []
     if post.named is not None and post.named in state.deleted:  # one version was deleted, so all of them were
         return _delete(record, post.post, post.owner, state)
+    if post.named is not None and post.named != post.post:  # of a hidden author too: it may be what is deleted
+        remember(state.named, post.named, post.post, POSTS_MAX)
+    if post.owner in state.hidden:
+        return []
     if post.claimed_ms is not None and post.claimed_ms > record.time_ms + FUTURE_MS_MAX:
         return [_refused(record, post, "future-dated", f"claims {post.claimed_ms}, arrived {record.time_ms}")]
     at_ms = dated(post.claimed_ms, record.time_ms)
@@ -136,10 +128,9 @@ def _subject(record: Record, post: PostObserved, author: Author, at_ms: int | No
     names = known.names if known else ()
     if post.named is not None and post.named != post.post and post.named not in names:
         names = (*names, post.named)[-NAMES_MAX:]
-        remember(state.named, post.named, post.post, POSTS_MAX)
     late = known is not None and post.revision < known.revision
     revision = known.revision if known and late else post.revision
-    temporal = _score(author) if known else _rhythm(author, post.claimed_ms)
+    temporal = score(author) if known else moved(author, post.claimed_ms)
     remember(state.posts, post.post, Known(post.owner, prompt, revision, names), POSTS_MAX)
     where = _place(record)
     # Words that were replaced count for those who answered this very version, and for nothing else.
@@ -218,27 +209,6 @@ def _author(post: PostObserved, state: State) -> Author:
     return known
 
 
-def _rhythm(author: Author, at_ms: int | None) -> float | None:
-    """Update the author's rhythm by one post and score it; out-of-order posts do not move it back in time."""
-    if at_ms is None:
-        return None
-    if not author.posts:
-        author.posts, author.last_ms = 1, at_ms
-    elif at_ms >= author.last_ms:
-        gap = math.log(max(1.0, (at_ms - author.last_ms) / 1000))
-        mean = gap if author.posts == 1 else author.mean + RHYTHM_SHARE * (gap - author.mean)
-        spread = 0.0 if author.posts == 1 else author.spread + RHYTHM_SHARE * (abs(gap - author.mean) - author.spread)
-        author.posts, author.last_ms = author.posts + 1, at_ms
-        author.mean, author.spread = round(mean, 6), round(spread, 6)
-    return _score(author)
-
-
-def _score(author: Author) -> float | None:
-    if author.posts < RHYTHM_POSTS_MIN:
-        return None
-    return round(1 - 2 * min(1.0, author.spread / RHYTHM_SPREAD_MAX), 4)
-
-
 # ---- reactions ------------------------------------------------------------------------------------------------------
 
 
@@ -298,9 +268,9 @@ def _uncount(act: str, state: State) -> list[Event]:
 
 def _deleted(record: Record, gone: PostDeleted, state: State) -> Iterable[Event]:
     forgotten = PostForgotten(owner=gone.owner, post=gone.post, requested=_place(record))
-    if gone.post in state.deleted:
-        return [forgotten]
     post = state.named.get(gone.post, gone.post)
+    if gone.post in state.deleted or post in state.deleted:
+        return [forgotten]
     remember(state.deleted, gone.post, True, GONE_MAX)
     return [*_delete(record, post, gone.owner, state), *([forgotten] if post != gone.post else [])]
 
@@ -335,6 +305,8 @@ def _intent(record: Record, intent: IntentDeclared, state: State) -> Iterable[Ev
 
 
 def _erased(record: Record, gone: AuthorErased, state: State) -> Iterable[Event]:
+    if gone.owner.startswith(LETTERS):
+        return [_refused(record, gone, "no-author", "dead letters are sealed under this name")]
     remember(state.erased, gone.owner, True, AUTHORS_MAX)
     state.authors.pop(gone.owner, None)
     return [
@@ -359,12 +331,16 @@ def _subjects_withdrawn(owner: str, state: State, reason: str) -> list[Event]:
 
 
 def _withdrawn(post: str, known: Known, state: State, reason: str) -> list[Event]:
-    """Take a post back both as something said and, for those who answered it, as something to answer."""
+    """Take a post back both as something said and, for those who answered it, as something to answer.
+
+    Only what is deleted needs the ids of its versions no more: what is hidden may be deleted later, by any of them.
+    """
     said: list[Event] = []
     if known.prompt != post:
         said.append(SubjectWithdrawn(prompt=known.prompt, subject=subject_id(known.prompt, post), reason=reason))
     for name in (post, *known.names):
-        state.named.pop(name, None)
+        if reason in ("post-deleted", "author-erased"):
+            state.named.pop(name, None)
         said.append(SubjectWithdrawn(prompt=name, subject=subject_id(name, name), reason=reason))
     return said
 
@@ -373,15 +349,15 @@ def _place(record: Record) -> Where:
     return Where(topic=record.topic, partition=record.partition, offset=record.offset)
 
 
-def _refused(record: Record, post: PostObserved, reason: str, detail: str) -> RecordRefused:
+def _refused(record: Record, event: PostObserved | AuthorErased, reason: str, detail: str) -> RecordRefused:
     return RecordRefused(
-        owner=post.owner,
+        owner=event.owner,
         reason=reason,
         detail=detail,
         stage="metadata",
         place=f"{record.topic}/{record.partition}/{record.offset}",
         size=0,
-        sha256=post.raw_sha256,
+        sha256=event.raw_sha256 if isinstance(event, PostObserved) else digest(event.owner) * 2,
     )
 
 

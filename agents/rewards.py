@@ -5,18 +5,21 @@ so a subject without views is not a subject nobody liked. Reports are no compone
 subject is measured at its ages and never late: judgements after the last age are refused with that reason, and counts
 of reactions belong to the first age that was not yet reached when they came, however late the tick that closes it.
 
+Memory is bounded, so a feed may be too fast for the last age: then the oldest prompts are closed for good at the age
+that they have, which the reward says, instead of never. Answers and what people judged stay before the rest.
+
 What keeps a crowd from buying a reward: a person has one vote on a subject, whatever kinds of judgement they give; a
 neutral vote stands against the first; reactions saturate; influence is bounded (agents/influence.py).
 """
 
 import bisect
 import heapq
-import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from agents.bounded import remember
+from agents.scoring import Counted, Judgement, engagement_of, human_of, votes_of
 from schemas.envelope import Out, Record
 from schemas.events import (
     EngagementNoted,
@@ -36,11 +39,8 @@ from schemas.ids import digest
 
 WEIGHTS = {"human": 0.25, "review": 0.20, "engagement": 0.25, "network": 0.15, "temporal": 0.10, "content": 0.05}
 WEIGHTS_VERSION = "w2"  # the weights of w1; since w2 a person has one vote on a subject, however many judgements
-PRIOR_VOTES = 1.0  # a neutral vote that every subject starts with: one person alone is half a verdict
 REPORT_PENALTY = 0.25  # for each person who reports, up to 1
-VIEW_RATE_FULL = 0.10  # weighted reactions per view that score 1
-REACTIONS_FULL = 10_000  # weighted reactions that score 1 where views are unknown (on a log scale)
-PROMPTS_MAX = 50_000  # a partition; the oldest prompt is forgotten first
+PROMPTS_MAX = 50_000  # a partition; of more, the oldest are closed and forgotten first
 EARLY_MAX = 1024  # subjects of a prompt of which something is known before themselves
 EARLY_COUNTS_MAX = 8  # counts kept of each of them
 JUDGEMENTS_MAX = 4096  # a prompt; a rater's newer judgement replaces the older and needs no room
@@ -48,30 +48,6 @@ CLOSED_MAX = 50_000  # a partition: subjects remembered as closed, so that late 
 
 
 SHARED = {name: name for name in ("tweets", "answers", "root", "reply", "answer")}  # one string for all subjects
-
-
-class Judgement(msgspec.Struct, array_like=True):
-    """One person's standing judgement: the feedback's id, kind, value, the subjects, and whether it was simulated."""
-
-    feedback: str
-    rater: str
-    kind: str
-    value: int
-    subject: str
-    other: str | None
-    simulated: bool
-
-
-class Counted(msgspec.Struct, array_like=True):
-    """Reactions as counted once: when the record of it came, and how old the source says that the subject was."""
-
-    time_ms: int
-    likes: int
-    replies: int
-    reposts: int
-    quotes: int
-    views: int | None
-    age_ms: int | None
 
 
 class Early(msgspec.Struct, array_like=True):
@@ -112,12 +88,14 @@ class Prompt(msgspec.Struct, array_like=True):
 
 
 class State(msgspec.Struct):
-    """What one partition remembers. `due` is a heap of (log time, subject, index of the age)."""
+    """What one partition remembers. `due` is a heap of (log time, subject, index of the age), `stale` of them without a
+    subject (at most: some were passed over since)."""
 
     prompts: dict[str, Prompt] = msgspec.field(default_factory=dict)
     due: list[tuple[int, str, int]] = msgspec.field(default_factory=list)
     closed: dict[str, bool] = msgspec.field(default_factory=dict)
     gone: dict[str, bool] = msgspec.field(default_factory=dict)
+    stale: int = 0
 
 
 def step(chunk: Sequence[Record], state: State, ages_ms: tuple[int, ...]) -> tuple[list[Out], State]:
@@ -125,6 +103,8 @@ def step(chunk: Sequence[Record], state: State, ages_ms: tuple[int, ...]) -> tup
     outs: list[Out] = []
     for record in chunk:
         outs.extend(Out(record, one) for one in _on(record, record.event, state, ages_ms))
+        if len(state.prompts) > PROMPTS_MAX:
+            outs.extend(Out(record, one) for one in _make_room(record.time_ms, state, ages_ms))
     return outs, state
 
 
@@ -160,8 +140,7 @@ def _on(record: Record, event: Event, state: State, ages_ms: tuple[int, ...]) ->
 def _prompt(state: State, prompt: str) -> Prompt:
     known = state.prompts.get(prompt)
     if known is None:
-        known = Prompt()
-        remember(state.prompts, prompt, known, PROMPTS_MAX)
+        known = state.prompts[prompt] = Prompt()
     return known
 
 
@@ -229,7 +208,7 @@ def _sort_in(noted: Noted, counted: Counted, ages_ms: tuple[int, ...]) -> None:
 
 def _judge(record: Record, event: FeedbackNoted, state: State) -> Iterable[Event]:
     if event.subject in state.closed:
-        return [_refused(record, event, "too-late", "the subject had reached its last age")]
+        return [_refused(record, event, "too-late", "the subject had been closed for good")]
     if event.subject in state.gone:
         return [_refused(record, event, "subject-withdrawn", "the words of the subject were deleted or erased")]
     prompt = _prompt(state, event.prompt)
@@ -283,11 +262,11 @@ def _close_age(now_ms: int, state: State, ages_ms: tuple[int, ...]) -> list[Rewa
         due.append(heapq.heappop(state.due))
     said = []
     for due_ms, subject, index in sorted(due, key=lambda one: (one[1], one[2])):
-        name = subject.partition("/")[0]
-        prompt = state.prompts.get(name)
-        noted = prompt.subjects.get(subject) if prompt else None
-        if prompt is None or noted is None or due_ms != noted.time_ms + ages_ms[index]:  # forgotten, perhaps back
+        if not _is_due((due_ms, subject, index), state, ages_ms):  # forgotten, perhaps back
             continue
+        name = subject.partition("/")[0]
+        prompt = state.prompts[name]
+        noted = prompt.subjects[subject]
         final = index == len(ages_ms) - 1
         said.append(_reward(name, subject, prompt, noted, ages_ms[index], index, final))
         if not final:
@@ -298,6 +277,49 @@ def _close_age(now_ms: int, state: State, ages_ms: tuple[int, ...]) -> list[Rewa
         if event.final:
             _forget(state, event)
     return said
+
+
+def _make_room(now_ms: int, state: State, ages_ms: tuple[int, ...]) -> list[RewardClosed]:
+    """Close the oldest eighth of all prompts (agents/bounded.py says why so many) for good, at the age that they have.
+
+    What people wait for gets another turn, up to half of all: a feed pushes its own posts out before our answers.
+    """
+    many = len(state.prompts) - PROMPTS_MAX + PROMPTS_MAX // 8
+    goes: list[str] = []
+    stays: list[str] = []
+    for name, prompt in state.prompts.items():
+        if len(goes) == many:
+            break
+        (stays if len(stays) < PROMPTS_MAX // 2 and _awaited(prompt) else goes).append(name)
+    for name in stays:
+        state.prompts[name] = state.prompts.pop(name)
+    said = []
+    for name in goes:
+        prompt = state.prompts.pop(name)
+        for subject, noted in prompt.subjects.items():
+            age_ms = max(0, now_ms - noted.time_ms)
+            index = min(bisect.bisect_left(ages_ms, age_ms), len(ages_ms) - 1)
+            said.append(_reward(name, subject, prompt, noted, age_ms, index, final=True))
+            remember(state.closed, subject, True, CLOSED_MAX)
+        state.stale += len(prompt.subjects)
+    if state.stale > PROMPTS_MAX:
+        state.due = [one for one in state.due if _is_due(one, state, ages_ms)]
+        heapq.heapify(state.due)
+        state.stale = 0
+    return said
+
+
+def _awaited(prompt: Prompt) -> bool:
+    return bool(prompt.subjects) and (
+        bool(prompt.judgements) or any(one.kind == "answer" for one in prompt.subjects.values())
+    )
+
+
+def _is_due(one: tuple[int, str, int], state: State, ages_ms: tuple[int, ...]) -> bool:
+    due_ms, subject, index = one
+    prompt = state.prompts.get(subject.partition("/")[0])
+    noted = prompt.subjects.get(subject) if prompt else None
+    return noted is not None and due_ms == noted.time_ms + ages_ms[index]
 
 
 def _forget(state: State, event: RewardClosed) -> None:
@@ -313,12 +335,12 @@ def _forget(state: State, event: RewardClosed) -> None:
 def _reward(
     name: str, subject: str, prompt: Prompt, noted: Noted, age_ms: int, index: int, final: bool
 ) -> RewardClosed:
-    votes, simulated, reporters = _votes(subject, prompt.judgements.values()) if prompt.judgements else ({}, 0, 0)
+    votes, simulated, reporters = votes_of(subject, prompt.judgements.values()) if prompt.judgements else ({}, 0, 0)
     counted = next((one for one in noted.counts[index::-1] if one is not None), None)
     parts = {
-        "human": _human(votes.values()) if votes else None,
+        "human": human_of(votes.values()) if votes else None,
         "review": noted.review,
-        "engagement": _engagement(counted) if counted else None,
+        "engagement": engagement_of(counted) if counted else None,
         "network": noted.network,
         "temporal": noted.temporal,
         "content": noted.quality,
@@ -356,43 +378,6 @@ def _reward(
 
 def _where(place: tuple[str, int, int]) -> Where:
     return Where(topic=place[0], partition=place[1], offset=place[2])
-
-
-def _votes(subject: str, judgements: Iterable[Judgement]) -> tuple[dict[str, list[float]], int, int]:
-    """Read the judgements as each rater's votes in -1..1 on one subject: (votes, how many simulated, reporters)."""
-    votes: dict[str, list[float]] = {}
-    simulated = 0
-    reporters = set()
-    for one in judgements:
-        if subject not in (one.subject, one.other):
-            continue
-        if one.kind == "report":
-            reporters.add(one.rater)
-            continue
-        if one.kind == "thumb":
-            vote = float(one.value)
-        elif one.kind == "stars":
-            vote = (one.value - 3) / 2
-        elif one.kind == "choice":
-            vote = 0.0 if one.value == 0 else (1.0 if one.subject == subject else -1.0)
-        else:  # a correction speaks against what it corrects and for the better words
-            vote = -1.0 if one.subject == subject else 1.0
-        votes.setdefault(one.rater, []).append(vote)
-        simulated += one.simulated
-    return votes, simulated, len(reporters)
-
-
-def _human(votes: Collection[list[float]]) -> float:
-    """Average people, not judgements: who compares a subject with each of its 64 siblings still is one person."""
-    return round(math.fsum(math.fsum(own) / len(own) for own in votes) / (len(votes) + PRIOR_VOTES), 6)
-
-
-def _engagement(counted: Counted) -> float:
-    """Score reactions in -1..1: by their rate where views are known, else on a log scale."""
-    weighted = counted.likes + 1.5 * counted.replies + 2 * counted.reposts + 2 * counted.quotes
-    if counted.views:
-        return round(2 * min(1.0, weighted / counted.views / VIEW_RATE_FULL) - 1, 6)
-    return round(2 * min(1.0, math.log1p(weighted) / math.log1p(REACTIONS_FULL)) - 1, 6)
 
 
 def _age(noted: Noted, counted: Counted) -> int:

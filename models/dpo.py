@@ -74,6 +74,10 @@ class DpoSettings:
     gradient_norm_max: float = 1.0
 
 
+class Untrainable(ValueError):
+    """No version can be made of these rows, however often it is tried."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """An adapter in the store, and what it was made from."""
@@ -110,8 +114,8 @@ def train(
 ) -> Trained:
     """Train on `rows` from the base and publish into `out_store`.
 
-    `provenance` goes into the card beside base, dataset, settings and versions. Raises ValueError when no row can be
-    used, AdapterRefused when the training diverged.
+    `provenance` goes into the card beside base, dataset, settings and versions. Raises Untrainable when no row can be
+    used, AdapterRefused when the training diverged; the same rows do so every time.
     """
     _fix_the_machine(settings)
     rows = in_order(rows)
@@ -119,7 +123,10 @@ def train(
     encoded = [_encoded(chat, row) for row in rows]
     used = [pair for pair in encoded if len(pair["prompt_ids"]) <= PROMPT_TOKENS_MAX]
     if not 0 < len(used) <= ROWS_MAX:
-        raise ValueError(f"{len(used)} usable rows; there must be between 1 and {ROWS_MAX}")
+        raise Untrainable(
+            f"{len(used)} of {len(rows)} rows have a prompt of at most {PROMPT_TOKENS_MAX} tokens; 1 to {ROWS_MAX} are "
+            "needed"
+        )
     steps = math.ceil(len(used) * settings.epochs / settings.batch)
     losses: list[float] = []
     model = load_model(base)

@@ -59,7 +59,7 @@ class ModelTrained(Event):
     cut: dict[Short, Count] = Field(default={})  # topic/partition -> up to which offset the log was asked for it
     trained: Count = 0
     held_back: Count = 0
-    withheld: Count = 0  # pairs whose words were gone
+    withheld: Count = 0  # pairs whose words were gone, or whose prompt is too long to train on
     settings: dict[str, str | int | Number | bool] = Field(default={})
     seed: Count = 0
     code: Short = ""

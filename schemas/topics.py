@@ -33,10 +33,16 @@ class Topic:
         return prompt_of(value) if self.key == "subject" else value
 
     def configs(self) -> dict[str, str]:
-        """Render Kafka's topic settings."""
+        """Render Kafka's topic settings.
+
+        What others write is unpacked by the broker, and its limit holds for that: 1 MB that says a gigabyte once it
+        is unpacked would stand in the log for ever, and every reader unpacks a batch in one piece.
+        """
         if self.compacted:
-            return {"cleanup.policy": "compact", "retention.ms": "-1"}
-        return {"cleanup.policy": "delete", "retention.ms": str(self.keep_ms), "retention.bytes": "-1"}
+            kept = {"cleanup.policy": "compact", "retention.ms": "-1"}
+        else:
+            kept = {"cleanup.policy": "delete", "retention.ms": str(self.keep_ms), "retention.bytes": "-1"}
+        return kept | {"compression.type": "uncompressed"} if self.outside else kept
 
 
 TWEETS = Topic(

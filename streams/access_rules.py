@@ -1,8 +1,9 @@
 """Access rules: the topology -> what each process may do on a cluster with access control, and no more.
 
-Every process has a user of its own. A rule allows one operation on one resource by its whole name, from any address;
-what no rule allows is refused. In Kafka, who may read or write may also describe, and who may write any topic may
-write idempotently (KIP-679). The tests hold this table against a broker's own record of what it was asked.
+Every process has a user of its own. A rule allows one operation on one resource by its whole name, from any address
+(the operator may look at the groups of all workers, whichever agents they run); what no rule allows is refused. In
+Kafka, who may read or write may also describe, and who may write any topic may write idempotently (KIP-679). The tests
+hold this table against a broker's own record of what it was asked.
 """
 
 import shlex
@@ -44,12 +45,16 @@ REFUSED = (NotAllowed, TopicForbidden, LogInRefused)
 
 @dataclass(frozen=True, order=True)
 class Rule:
-    """One user may do one operation on one resource of a kind (topic, group, transactional-id)."""
+    """One user may do one operation on one resource of a kind (topic, group, transactional-id).
+
+    `prefixed`: on every resource whose name begins so.
+    """
 
     user: str
     kind: str
     name: str
     operation: str
+    prefixed: bool = False
 
 
 def rules(settings: Settings, process: str, prefix: str = "") -> list[Rule]:
@@ -77,7 +82,8 @@ def rules(settings: Settings, process: str, prefix: str = "") -> list[Rule]:
     elif kind == MAKES_TOPICS:
         for topic in t.TOPICS:
             found |= {Rule(user, "topic", settings.physical(topic.name), op) for op in ("Create", "DescribeConfigs")}
-        found |= {Rule(user, "group", settings.group(name), "Describe") for name in ("worker", "trainer")}
+        found.add(Rule(user, "group", settings.group("trainer"), "Describe"))
+        found.add(Rule(user, "group", settings.group("worker"), "Describe", prefixed=True))
     return sorted(found)
 
 
@@ -121,15 +127,16 @@ def _of_outside(name: str) -> tuple[list[t.Topic], list[t.Topic]]:
 
 def lines(given: Iterable[Rule]) -> list[str]:
     """Render rules as arguments of Kafka's own kafka-acls.sh, the operations on one resource together."""
-    together: dict[tuple[str, str, str], list[str]] = {}
+    together: dict[tuple[str, str, str, bool], list[str]] = {}
     for rule in given:
-        together.setdefault((rule.user, rule.kind, rule.name), []).append(rule.operation)
+        together.setdefault((rule.user, rule.kind, rule.name, rule.prefixed), []).append(rule.operation)
     return [
         shlex.join(
             ["--add", "--allow-principal", f"User:{user}", OPTIONS[kind], name]
             + [word for operation in operations for word in ("--operation", operation)]
+            + (["--resource-pattern-type", "prefixed"] if prefixed else [])
         )
-        for (user, kind, name), operations in together.items()
+        for (user, kind, name, prefixed), operations in together.items()
     ]
 
 
@@ -138,7 +145,8 @@ def run_acls(settings: Settings, processes: Sequence[str], prefix: str, table: b
     found = [rule for process in processes or PROCESSES for rule in rules(settings, process, prefix)]
     screen = Screen()
     if table:
-        screen.table(("user", "kind", "name", "may"), [(one.user, one.kind, one.name, one.operation) for one in found])
+        rows = [(one.user, one.kind, one.name + "*" * one.prefixed, one.operation) for one in found]
+        screen.table(("user", "kind", "name", "may"), rows)
         return
     for line in lines(found):
         screen.say(f'kafka-acls.sh --bootstrap-server "$XINFLUENCER_KAFKA" --command-config admin.properties {line}')

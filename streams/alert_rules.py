@@ -240,7 +240,7 @@ RULES = (
         "critical",
         ((Compare(Reading("xinfluencer_source_parked", ("stream",), fold="max"), ">", 0),),),
         MINUTE_S,
-        "A live source refuses us: token, plan, rights or cursor. The others go on; this one waits for a person.",
+        "A live source refuses us: token, plan, rights, cursor or clock. Others go on; this one waits for a person.",
         "`xinfluencer doctor` (sources) and `logs/follow.log` say why, in the source's own words.",
         "Mend what it names. It is tried again by itself, seldom; start `follow` again to have it tried at once.",
     ),

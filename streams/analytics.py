@@ -175,10 +175,12 @@ class Answering:
             server = await asyncio.start_unix_server(self._answer, path, limit=REQUEST_BYTES_MAX)
         finally:
             os.umask(before)
-        async with server:
+        try:
             await stopping.wait()
-        path.unlink(missing_ok=True)
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        finally:  # without `wait_closed`: from Python 3.12 on it waits for clients, however silent
+            server.close()
+            path.unlink(missing_ok=True)
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _answer(self, incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter) -> None:
         try:

@@ -113,6 +113,7 @@ class Answering:
         """Choose the version, hold it, and queue the job that lets go of it when it ends; `asked` is a traceparent."""
         generator = self.shelf.generator
         await self.recorder.admit(ask.owner)
+        self.speaker.admit()
         known = self.following.find(model)
         await self.following.hold(known)
         label = model if model in self.following.serving or model == BASE else "version"

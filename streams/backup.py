@@ -8,7 +8,6 @@ their cursors. Left out: what can be made again, and copies of words that nobody
 
 import contextlib
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
 from streams import broker as embedded
-from streams import places
+from streams import healthy, places
 from streams.backup_store import FORMAT, BackupRefused, File, Manifest, Store, root_of, sha256_of
 from streams.segments import SegmentBroken, span
 from streams.settings import Settings
@@ -67,7 +66,7 @@ def make(settings: Settings, store: Store, now_ms: int, progress: Progress = lam
     if store.folder.resolve().is_relative_to(data.resolve()):
         raise BackupRefused(f"{store.folder} lies in the folder that it is to save: choose another disk")
     with embedded.FolderLock(data), embedded.FolderLock(store.folder):
-        _refuse_running(settings)
+        refuse_running(settings)
         os.chmod(store.folder, 0o700)
         cluster = _property(data / LOG / "meta.properties", "cluster.id")
         clean = (data / LOG / ".kafka_cleanshutdown").exists()
@@ -165,7 +164,7 @@ def left_out(name: str) -> bool:
     return any(fnmatch("/".join(steps[: n + 1]), pattern) for n in range(len(steps)) for pattern in LEFT_OUT)
 
 
-def _refuse_running(settings: Settings) -> None:
+def refuse_running(settings: Settings) -> None:
     """Refuse while a JVM holds the log, or a process that no supervisor started says that it is alive."""
     with contextlib.suppress(FileNotFoundError), open(settings.data / "broker" / "jvm.lock") as lock:
         try:
@@ -174,7 +173,7 @@ def _refuse_running(settings: Settings) -> None:
             raise BackupRefused(f"Kafka still runs on {settings.data / 'broker'}: stop it first") from None
     for path in places.run(settings).glob("*.status.json"):
         try:
-            told = json.loads(path.read_text())
+            told = healthy.read(path)
             os.kill(int(told["pid"]), 0)
             fresh = abs(time.time() - told["time"]) < SILENT_S_MAX
         except (OSError, ValueError, KeyError, TypeError):

@@ -39,6 +39,7 @@ from streams.java import find_java, spawn
 
 PREDECESSOR_WAIT_S = 20.0  # A JVM whose parent was killed needs a second or two to close its logs.
 FORMAT_S_MAX = 60.0
+METADATA_BYTES_MAX = 1 << 20  # of brokers alone, without topics
 POLL_S = 0.05
 LOG_LINES_SHOWN = 15
 
@@ -265,7 +266,10 @@ def _last_lines(prepared: Prepared) -> str:
 
 
 def _who_answers(bootstrap: str) -> tuple[str, set[int]] | None:
-    """Ask for metadata (v2, the first with a cluster id, KIP-78): that id and the nodes, or None without an answer."""
+    """Ask for metadata (v2, the first with a cluster id, KIP-78): that id and the nodes; None if no broker answers.
+
+    Our port may have become another program's since: what it says is no such answer.
+    """
     host, _, port = bootstrap.partition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=2) as link:
@@ -274,16 +278,18 @@ def _who_answers(bootstrap: str) -> tuple[str, set[int]] | None:
             link.sendall(struct.pack(">i", len(request)) + request)
             reader = link.makefile("rb")
             (size,) = struct.unpack(">i", reader.read(4))
+            if not 8 <= size <= METADATA_BYTES_MAX:
+                return None
             body = memoryview(reader.read(size))
-    except (OSError, struct.error):
+        correlation, count = struct.unpack_from(">ii", body)
+        at, nodes = 8, set()
+        for _ in range(count):
+            nodes.add(struct.unpack_from(">i", body, at)[0])
+            _, at = _text(body, at + 4)  # after the id: the host
+            _, at = _text(body, at + 4)  # after the port: the rack
+        return (_text(body, at)[0] or "", nodes) if correlation == 7 else None
+    except (OSError, struct.error, UnicodeDecodeError):
         return None
-    _, count = struct.unpack_from(">ii", body)
-    at, nodes = 8, set()
-    for _ in range(count):
-        nodes.add(struct.unpack_from(">i", body, at)[0])
-        _, at = _text(body, at + 4)  # after the id: the host
-        _, at = _text(body, at + 4)  # after the port: the rack
-    return _text(body, at)[0] or "", nodes
 
 
 def _text(body: memoryview, at: int) -> tuple[str | None, int]:

@@ -117,12 +117,17 @@ def read(request: ChatRequest, idempotency_key: str | None) -> Ask:
     n = request.n or 1
     key = uuid4().hex
     if idempotency_key is not None:
-        if not 0 < len(idempotency_key) <= KEY_CHARS_MAX:
-            raise Problem(400, "bad_key", f"Idempotency-Key: give 1 to {KEY_CHARS_MAX} characters.", "Idempotency-Key")
         rest = json.dumps([n, tokens, temperature, top_p, request.seed, stops])
-        key = digest("request", owner, idempotency_key, rest)
+        key = digest("request", owner, checked_key(idempotency_key), rest)
     seed = int(digest("seed", key)[:13], 16) if request.seed is None else request.seed
     return Ask(turns, owner, key, n, tokens, temperature, top_p, seed, stops)
+
+
+def checked_key(idempotency_key: str) -> str:
+    """Give the key back, or Problem 400 if it is longer than the limit."""
+    if not 0 < len(idempotency_key) <= KEY_CHARS_MAX:
+        raise Problem(400, "bad_key", f"Idempotency-Key: give 1 to {KEY_CHARS_MAX} characters.", "Idempotency-Key")
+    return idempotency_key
 
 
 def prompt_id(turns: Sequence[Turn]) -> str:

@@ -26,7 +26,7 @@ app.add_typer(look)
 DEBUG = False
 REFUSALS = (
     "SettingsRefused", "KafkaSettingsRefused", "Fenced", "SourceRefused", "CursorRefused", "LogInRefused", "NotAllowed",
-    "TopicForbidden", "StoreRefused", "CannotAdopt", "WarehouseRefused",
+    "TopicForbidden", "TopicMismatch", "TopicRefused", "StoreRefused", "CannotAdopt", "WarehouseRefused",
 )  # fmt: skip
 """Errors that starting again will not mend: exit code 78 (EX_CONFIG) tells the supervisor that a person must act."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -289,6 +290,8 @@ def run_command(settings: Settings, what: str, version: str, reason: str) -> Non
     kinds = get_args(ReleaseCommanded.model_fields["command"].annotation)
     if what not in kinds:
         raise ValueError(f"a command is one of {', '.join(kinds)}")
+    if not re.fullmatch("[0-9a-f]{64}", version):
+        raise ValueError(f"{version!r} is no version: give all 64 digits, as `xinfluencer report models` lists them")
     by = os.environ.get("USER", "operator")
     event = ReleaseCommanded.model_validate({"command": what, "version": version, "by": by, "reason": reason})
     screen = Screen()

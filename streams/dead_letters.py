@@ -3,6 +3,8 @@
 A letter that a stage wrote names the record's place in the log; replaying writes that record again, as it is but for
 its origin, at the end of the same partition. Its id is what it was, so all that follows is named as it would have been
 the first time. A record that was replayed before and refused again has a letter for each time; it is written once.
+Letters stay, and a step knows a repetition only among its newest ids: so what was replayed is noted beside the log, as
+the edge notes what it wrote, and `--reason` leaves it out however much later. An id given by hand is always written.
 What was refused at the edge never was a record: take its file in again.
 """
 
@@ -12,12 +14,14 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from schemas import envelope, seal
 from schemas.envelope import Record, Refused
 from schemas.events import RecordRefused
 from schemas.facts import RefusedContent, Where
+from schemas.ids import digest
 from schemas.seal import Keys
 from schemas.topics import BY_NAME, DEAD_LETTERS
 from streams.access import log_access
@@ -27,6 +31,7 @@ from streams.sender import Sender
 from streams.settings import Settings
 from streams.show import Screen
 from streams.vault import Vault
+from streams.written import Written, log_of
 
 
 class NoSuchLetter(Exception):
@@ -45,12 +50,14 @@ class Letters(NamedTuple):
 
 
 class Replayed(NamedTuple):
-    """What became of letters: written again; doubles of those; refused at the edge; places with nothing, and why."""
+    """What became of letters: written again; doubles of those; refused at the edge; places with nothing, and why; left
+    out because they were replayed before."""
 
     written: int
     doubles: int
     never_there: int
     gone: list[str]
+    before: int = 0
 
 
 async def letters(log: Reader) -> Letters:
@@ -75,9 +82,17 @@ def place_of(letter: RecordRefused) -> Where | None:
     return Where(topic=place["topic"], partition=int(place["partition"]), offset=int(place["offset"]))
 
 
-async def replay(log: Reader, sender: Sender, chosen: Sequence[RecordRefused]) -> Replayed:
-    """Write the records of these letters again, each once however many letters it has."""
-    places = [where for letter in chosen if (where := place_of(letter)) is not None]
+def replayed_file(data: Path) -> Path:
+    """Where a deployment notes what it replayed."""
+    return data / "ingest" / "replayed.sqlite"
+
+
+async def replay(
+    log: Reader, sender: Sender, chosen: Sequence[RecordRefused], replayed: Written, again_too: bool = False
+) -> Replayed:
+    """Write the records of these letters again, each once however many letters it has; `again_too`: a second time."""
+    known = [where for letter in chosen if (where := place_of(letter)) is not None]
+    places = [where for where in known if again_too or not replayed.knows(digest("replayed", _text(where)))]
     unique = sorted(set(map(_key, places)))
     there, gone = await _there(log, [Where(topic=topic, partition=part, offset=at) for topic, part, at in unique])
     again: dict[tuple[Any, ...], Sent] = {}
@@ -87,8 +102,10 @@ async def replay(log: Reader, sender: Sender, chosen: Sequence[RecordRefused]) -
         sent = Sent(topic, part, raw.key, raw.value or b"", headers, raw.timestamp, None)  # type: ignore[arg-type]
         again[topic, part, raw.key, sent.value, tuple(headers), raw.timestamp] = sent
     await sender.send(again.values())
+    replayed.note(digest("replayed", _text(where)) for where in places if _key(where) in there)
     lost = sum(_key(where) not in there for where in places)
-    return Replayed(len(again), len(places) - lost - len(again), len(chosen) - len(places), gone)
+    doubles = len(places) - lost - len(again)
+    return Replayed(len(again), doubles, len(chosen) - len(known), gone, len(known) - len(places))
 
 
 async def _there(log: Reader, places: list[Where]) -> tuple[dict[tuple[str, int, int], Any], list[str]]:
@@ -171,11 +188,13 @@ def run_replay_letters(settings: Settings, names: Sequence[str], reason: str | N
                 raise NoSuchLetter(
                     f"no dead letter has the reason {reason!r}; `xinfluencer dead-letters list` says all"
                 )
+            replayed = Written(replayed_file(settings.data), await log_of(settings, kafka))
             sender = Sender(settings, kafka)
             try:
-                return await replay(log, sender, chosen)
+                return await replay(log, sender, chosen, replayed, again_too=bool(names))
             finally:
                 await sender.stop()
+                replayed.close()
 
     if not names and reason is None:
         raise ValueError("say which: ids of letters, or --reason")
@@ -183,6 +202,8 @@ def run_replay_letters(settings: Settings, names: Sequence[str], reason: str | N
     screen.say(f"  {done.written} records written again; what becomes of them is seen in the topics that follow")
     if done.doubles:
         screen.say(f"  {done.doubles} more letters are about the same records, which were refused more than once")
+    if done.before:
+        screen.say(f"  {done.before} were written again before and are left out; name their ids to do it once more")
     if done.never_there:
         screen.say(f"  {done.never_there} were refused at the edge and lie in no topic: take their file in again")
     if done.gone:
@@ -191,7 +212,7 @@ def run_replay_letters(settings: Settings, names: Sequence[str], reason: str | N
         )
         for line in done.gone[:GONE_SHOWN_MAX]:
             screen.say(f"    {line}")
-    if not done.written:
+    if not done.written and not done.before:
         sys.exit(1)
 
 

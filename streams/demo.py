@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,8 @@ from schemas.events import AlertRaised, RewardClosed
 from schemas.learned import ModelRefused, ModelReleased, ModelTrained, PairFormed
 from schemas.topics import INTERACTIONS, PREFERENCES, SIGNALS, TOPICS
 from streams import places
+from streams.backup import refuse_running
+from streams.broker import FolderLock
 from streams.commands import told
 from streams.dataset import closed_batches
 from streams.kafka import KafkaSettings, end_offsets, ensure_topics
@@ -51,7 +54,10 @@ T = TypeVar("T")
 
 
 def run_demo(settings: Settings, feed: Path | None, seed: int, prompts: int) -> None:
-    """Run it; what it prints is its result. The folder of the run before is kept beside as demo.previous."""
+    """Run it; what it prints is its result. The folder of the run before is kept beside as demo.previous.
+
+    FolderInUse or BackupRefused if something still runs in one of the two.
+    """
     if feed is not None and not feed.exists():
         raise FileNotFoundError(
             f"there is no file {feed}: give FEED a file of posts, as X, Jetstream or Mastodon give them (.jsonl, .gz)"
@@ -59,8 +65,13 @@ def run_demo(settings: Settings, feed: Path | None, seed: int, prompts: int) -> 
     folder = settings.data / "demo"
     previous = settings.data / "demo.previous"
     if folder.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        folder.rename(previous)
+        with ExitStack() as locks:
+            for one in (folder, previous):
+                if one.exists():
+                    locks.enter_context(FolderLock(one))
+                    refuse_running(settings.model_copy(update={"data": one}))
+            shutil.rmtree(previous, ignore_errors=True)
+            folder.rename(previous)
     own = {
         "data": folder,
         "ages_ms": (AGE_MS,),
@@ -312,7 +323,7 @@ class Demo:
             f"go on from here:      .venv/bin/xinfluencer --data {data} up",
             f"then ask:             curl -s {url}/v1/chat/completions -H 'content-type: application/json' \\",
             '                        -d \'{"messages":[{"role":"user","content":"How do I sleep better?"}]}\'',
-            f"the API, to click:    {url}/docs",
+            f"the API's description: {url}/openapi.json",
             f"the training set:     .venv/bin/xinfluencer --data {data} replay --out train.jsonl",
             f"is the log whole:     .venv/bin/xinfluencer --data {data} verify",
             f"what the processes said: {data}/logs",

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from streams import places
+from streams import healthy, places
 from streams.kafka import KafkaSettings
 from streams.settings import Settings
 
@@ -76,7 +76,14 @@ class Context:
 
     def said(self) -> dict[str, dict[str, Any]]:
         """Read the status of each process: name -> what it says of itself ({} if that cannot be read)."""
-        return {path.name.removesuffix(".status.json"): read(path) for path in _statuses(self.settings)}
+        return {path.name.removesuffix(".status.json"): _status(path) for path in _statuses(self.settings)}
+
+
+def _status(path: Path) -> dict[str, Any]:
+    try:
+        return healthy.read(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _statuses(settings: Settings) -> list[Path]:

@@ -1,7 +1,8 @@
 """Plan: a chunk of `tweets` -> which posts to encode, which rows to forget, who asked for it; nothing is done here.
 
 A deletion holds before and after its post; an erased author never comes back; a hidden one is used again only for what
-is said after they were shown. Of several records of one post the later revision stays, or the later record of one.
+is said after they were shown. Of several records of one post the later revision stays, or the later record of one. A
+source may delete a post under the id of any of its revisions: one version was deleted, so all of them were.
 """
 
 from collections import Counter
@@ -23,7 +24,10 @@ class Gone(Protocol):
     """Who and what may not come back (streams/vector_ledger.py)."""
 
     def post_is_gone(self, post: str) -> bool:
-        """Say whether the post was deleted."""
+        """Say whether the post was deleted, or a revision of that id."""
+
+    def post_of(self, revision: str) -> str | None:
+        """Give the post that a revision's own id stands for, or None."""
 
     def owner_is_gone(self, owner: str) -> str | None:
         """Say "erased" or "hidden" of an author, or None."""
@@ -37,6 +41,7 @@ class Plan:
     requests: list[Request] = field(default_factory=list)
     withdrawn: set[str] = field(default_factory=set)  # posts that may not be indexed any more
     deleted: set[str] = field(default_factory=set)
+    revisions: dict[str, str] = field(default_factory=dict)  # a revision's own id -> its post
     owners: dict[str, bool | None] = field(default_factory=dict)  # True erased, False hidden, None shown again
     skipped: Counter[str] = field(default_factory=Counter)  # reason -> posts
 
@@ -47,12 +52,17 @@ def plan(records: Sequence[Record], keys: seal.Keys, gone: Gone) -> Plan:
     for record in records:
         event = record.event
         if isinstance(event, PostObserved):  # and PostEdited
+            if event.named is not None:
+                made.revisions[event.named] = event.post
             reason = _post(made, record, event, keys, gone)
             if reason:
                 made.skipped[reason] += 1
         elif isinstance(event, PostDeleted):
-            made.deleted.add(event.post)
-            made.texts.pop(event.post, None)
+            _delete(made, event.post)
+            post = made.revisions.get(event.post) or gone.post_of(event.post)
+            if post is not None:
+                made.revisions[event.post] = post
+                _delete(made, post)
             made.requests.append(Request(record.id, event.owner, event.post, record.partition, record.offset))
         elif isinstance(event, AuthorErased | AuthorHidden):
             made.owners[event.owner] = isinstance(event, AuthorErased) or made.owners.get(event.owner) is True
@@ -63,6 +73,11 @@ def plan(records: Sequence[Record], keys: seal.Keys, gone: Gone) -> Plan:
         elif isinstance(event, IntentDeclared) and event.index is False:
             _author(made, record, event.owner)
     return made
+
+
+def _delete(made: Plan, post: str) -> None:
+    made.deleted.add(post)
+    made.texts.pop(post, None)
 
 
 def _author(made: Plan, record: Record, owner: str) -> None:
@@ -76,6 +91,10 @@ def _post(made: Plan, record: Record, post: PostObserved, keys: seal.Keys, gone:
     if post.reposted is not None:
         return "repost"
     if post.post in made.deleted or gone.post_is_gone(post.post):
+        return "deleted"
+    if post.named is not None and (post.named in made.deleted or gone.post_is_gone(post.named)):
+        _delete(made, post.post)
+        made.withdrawn.add(post.post)  # the deletion came when nothing said yet what it was of
         return "deleted"
     if owner := _owner(made, post.owner, gone):
         return owner

@@ -9,7 +9,6 @@ A receipt (CopyErased) is written when the bytes have left the disk, not when th
 """
 
 import asyncio
-import json
 import logging
 import os
 import resource
@@ -17,6 +16,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from schemas.events import AlertRaised, CopyErased
 from schemas.facts import Where
 from schemas.ids import digest
 from schemas.topics import TWEETS
-from streams import crash, places
+from streams import crash, healthy, places
 from streams.access_rules import REFUSED, require
 from streams.embed_plan import Plan, plan
 from streams.fold import fingerprint
@@ -97,16 +97,11 @@ class Embedder:
             auto_offset_reset="none",
         )
         await self.consumer.start()
-        telling = None
         try:
             self.consumer.assign(list(self.tps))
             await self._begin()
-            telling = asyncio.create_task(self._tell())
-            while not self.stop.is_set():
-                await self._next()
+            await self._follow()
         finally:
-            if telling is not None:
-                telling.cancel()
             await self.consumer.stop()
             await self.sender.stop()
             self.store.close()
@@ -151,6 +146,16 @@ class Embedder:
 
     # ---- flow -------------------------------------------------------------------------------------------------------
 
+    async def _follow(self) -> None:
+        telling = asyncio.create_task(self._tell())
+        try:
+            while not self.stop.is_set():
+                await self._next()
+                if telling.done():
+                    telling.result()  # it has no end but what it raises
+        finally:
+            telling.cancel()
+
     async def _next(self) -> None:
         found = await self.consumer.getmany(timeout_ms=POLL_MS, max_records=CHUNK_RECORDS_MAX)
         records: list[Record] = []
@@ -181,7 +186,7 @@ class Embedder:
         made = plan(records, self.vault, self.ledger)
         self._forget(made)
         self._write(made)
-        self.ledger.commit(moved, self._bound(), made.deleted, made.owners)
+        self.ledger.commit(moved, self._bound(), made.deleted, made.owners, made.revisions)
         self.crash_point("after-checkpoint")
         self.places = moved
         self.skipped.update(made.skipped)
@@ -191,9 +196,9 @@ class Embedder:
         if not made.requests and not made.withdrawn:
             return
         owners = {one.owner for one in made.requests if one.post is None}
-        posts = {one.post for one in made.requests if one.post is not None} | made.withdrawn
+        posts = {name for one in made.requests for name in _names(one, made.revisions)} | made.withdrawn
         held = self.store.of(posts, owners)
-        self.ledger.owe(_counted(made.requests, held))
+        self.ledger.owe(_counted(made.requests, held, made.revisions))
         self.crash_point("after-owe")
         self.store.delete(row.post for row in held)
         self.crash_point("after-delete")
@@ -249,12 +254,16 @@ class Embedder:
     # ---- what others see --------------------------------------------------------------------------------------------
 
     async def _tell(self) -> None:
-        path = places.run(self.settings) / "embedder.status.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        written = True
         while True:
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(self.status()))
-            temporary.replace(path)
+            status = self.status()
+            try:
+                healthy.tell(places.run(self.settings), "embedder", **status)
+                written = True
+            except OSError as error:  # a full disk, which has room again one day
+                if written:
+                    log.warning("cannot write the status: %s", error)
+                written = False
             await asyncio.sleep(STATUS_S)
 
     def status(self) -> dict[str, Any]:
@@ -264,8 +273,6 @@ class Embedder:
             at = self.places[part].next
             told[f"{TWEETS.name}/{part}"] = [at, at, at, max(at, self.consumer.last_stable_offset(tp) or 0)]
         return {
-            "time": time.time(),
-            "pid": os.getpid(),
             "applied": self.applied,
             "partitions": told,
             "encoder": self.encoder.sha256,
@@ -309,12 +316,18 @@ def _stands(known: Row | None, row: Row) -> bool:
     return (known.words, known.train, known.show, known.policy) == (row.words, row.train, row.show, row.policy)
 
 
-def _counted(requests: list[Request], held: list[Row]) -> list[tuple[Request, int]]:
+def _names(request: Request, revisions: Mapping[str, str]) -> set[str]:
+    """Give the ids under which the post of a request may have a row: its own, and the one it is a revision of."""
+    return set() if request.post is None else {request.post, revisions.get(request.post, request.post)}
+
+
+def _counted(requests: list[Request], held: list[Row], revisions: Mapping[str, str]) -> list[tuple[Request, int]]:
     """Say of each request how many rows there were for it; a row counts for the first that asks."""
     left = {row.post: row.owner for row in held}
     counted = []
     for one in requests:
-        theirs = [post for post, owner in left.items() if (post == one.post if one.post else owner == one.owner)]
+        names = _names(one, revisions)
+        theirs = [post for post, owner in left.items() if (post in names if one.post else owner == one.owner)]
         counted.append((one, len(theirs)))
         for post in theirs:
             del left[post]
@@ -340,6 +353,7 @@ async def _run(settings: Settings, upkeep_s: float) -> int:
         await asyncio.wait({running}, timeout=STOP_S_MAX)
     error = running.exception() if running.done() else None
     if error is None:
+        healthy.ended(places.run(settings), "embedder")
         return 0
     refused = isinstance(error, StoreRefused) or type(error).__name__ == "EncoderRefused"
     forbidden = isinstance(error, REFUSED)  # and then `alerts` may be what we may not write

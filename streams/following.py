@@ -138,7 +138,7 @@ class Following:
 
     async def _loads(self, one: Known) -> bool:
         try:
-            await self.hold(one)
+            await self.hold(one, whatever=True)
         except Problem:
             return False
         self._shelf.release(one)
@@ -153,10 +153,10 @@ class Following:
             log.info("%s is release %d, version %s", alias, one.release, one.version[:12])
         self._shelf.tidy()
 
-    async def hold(self, one: Known) -> None:
-        """Hold a version for a request. Problem 409 if it may not be loaded, with one alert a version."""
+    async def hold(self, one: Known, whatever: bool = False) -> None:
+        """Hold a version (`Shelf.hold`). Problem 409 if it may not be loaded, with one alert a version."""
         try:
-            await self._shelf.hold(one)
+            await self._shelf.hold(one, whatever)
         except AdapterRefused as refused:
             self._metrics.refusals.inc()
             await self._complain("adapter-refused", f"release {one.release}, version {one.version[:12]}: {refused}")

@@ -61,9 +61,9 @@ class Request:
         """Read what an event (or what has its fields) asks for, if anything.
 
         A source that hides an author, or an author who declares that nothing of them may be indexed, takes back what
-        is stored; a no to training does not.
+        is stored; a no to training does not. A revision asks for its post, once it was itself deleted.
         """
-        if kind is PostDeleted:
+        if kind is PostDeleted or kind is PostEdited or kind is PostObserved:
             return cls(where, event.owner, event.post)
         if kind is AuthorErased or kind is AuthorHidden:
             return cls(where, event.owner, None, ERASED if kind is AuthorErased else HIDDEN)
@@ -130,10 +130,10 @@ class Forgetting:
                     known = digest(one.owner) in self._names  # without a reason: from before there were any
                     erased = known and not any(self.withholds(one.owner, why) for why in WHYS)
                     self._keep([digest(why, one.owner) for why in (one.why, *([ERASED] if erased else []))])
-            self._remember(name for one in new for name in one.names)
-            for one in new:
-                one.asked_ms = _now_ms()
+            for one in new:  # asked for in a life before this, whose batch is read again: it may be counted already
+                one.rows, one.asked_ms = self._kept.get(one.key, (None, _now_ms()))
             self.warehouse.keep("sink_erasure", [(*one.key, ASKED, 0, one.asked_ms) for one in new])
+            self._remember(name for one in new for name in one.names)
             self.asked.update((one.key, one) for one in new)
 
     def withholds(self, owner: str, why: str) -> bool:
@@ -187,6 +187,7 @@ class Forgetting:
             return
         for table, columns in batch.items():  # first, since other tables know a post by its id only
             self._remember(_posts(table, columns, self.hides))
+        self._remember_versions(batch)
         for table, columns in batch.items():
             whose = [columns[one.name] for one in table.columns if one.name in t.WHOSE]
             keep = [not any(map(self.hides, row)) for row in zip(*whose, strict=True)] if whose else []
@@ -197,6 +198,22 @@ class Forgetting:
             for one in table.columns:
                 if one.name in t.POINTS:
                     columns[one.name] = [self._emptied(value) for value in columns[one.name]]
+
+    def _remember_versions(self, batch: Mapping[t.Table, dict[str, list[Any]]]) -> None:
+        """Forget all versions of a post of which one was deleted; what is stored of it is asked for by its revision."""
+        marks = ("topic", "partition", "offset", "owner", "post", "named")
+        rows = [
+            row
+            for columns in batch.values()
+            if "named" in columns
+            for row in zip(*map(columns.get, marks), strict=True)
+        ]
+        asked: dict[str, Request] = {}
+        for topic, part, offset, owner, post, named in rows:
+            if self.hides(named) and (not self.hides(post) or (topic, part, offset) in self._kept):
+                asked.setdefault(post, Request(Where(topic=topic, partition=part, offset=offset), owner, post))
+        self.ask(asked.values())
+        self._remember(named for *_, post, named in rows if named and self.hides(post))
 
     def _emptied(self, value: Any) -> Any:
         if isinstance(value, list | tuple):
@@ -263,24 +280,27 @@ class Forgetting:
         for one in requests:
             for name in one.names:
                 names.setdefault(name, set()).add(one.key)
-        self._name(names, requests)
-        for table in t.TABLES.values():
-            fields = {one.name for one in table.columns}
-            posts: list[str] = [one for one in ("post", "named") if one in fields]
-            if table.kind in (SubjectNoted, AnswerGiven):
-                posts = ["subject" if table.kind is SubjectNoted else "prompt"]
-            if "owner" not in fields or not posts:
-                continue
-            own = table.kind in (PostObserved, PostEdited)  # a revision of a deleted post may have another name
-            where = " OR ".join(_holds(one) for one in (["owner", *posts] if own else ["owner"]))
-            for row in self.warehouse.rows(
-                f"SELECT DISTINCT owner, {', '.join(posts)} FROM `{table.name}` WHERE {where}"
-            ):
-                asked = set().union(*(names.get(name, ()) for value in row if value for name in parts_of(value)))
-                for value in row[1:]:
-                    if value:
-                        names.setdefault(value.rpartition("/")[2], set()).update(asked)
+        for tables in ([t.TABLES[PostObserved], t.TABLES[PostEdited]], t.TABLES.values()):
+            self._name(names, requests)  # the second time with the posts of deleted revisions, which have others
+            for table in tables:
+                self._add(names, table)
         return names
+
+    def _add(self, names: dict[str, set[tuple[str, int, int]]], table: t.Table) -> None:
+        """Add the posts that a table has of the authors, and of the posts, that are in `sink_erasing`."""
+        fields = {one.name for one in table.columns}
+        posts: list[str] = [one for one in ("post", "named") if one in fields]
+        if table.kind in (SubjectNoted, AnswerGiven):
+            posts = ["subject" if table.kind is SubjectNoted else "prompt"]
+        if "owner" not in fields or not posts:
+            return
+        own = table.kind in (PostObserved, PostEdited)  # a revision of a deleted post may have another name
+        where = " OR ".join(_holds(one) for one in (["owner", *posts] if own else ["owner"]))
+        for row in self.warehouse.rows(f"SELECT DISTINCT owner, {', '.join(posts)} FROM `{table.name}` WHERE {where}"):
+            asked = set().union(*(names.get(name, ()) for value in row if value for name in parts_of(value)))
+            for value in row[1:]:
+                if value:
+                    names.setdefault(value.rpartition("/")[2], set()).update(asked)
 
     def _name(self, names: Mapping[str, set[tuple[str, int, int]]], requests: list[Request]) -> None:
         """Fill the table in memory that our questions and mutations look names up in."""

@@ -7,6 +7,7 @@ what has ended, and only marks what is unhealthy. It runs often, in every contai
 """
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 
 SILENT_S_MAX = 30.0  # as in streams/supervisor.py, which is too heavy to import here; a test holds them together
 STILL_S_MAX = 45.0
+TOUCHED_S_MIN = 5.0  # a status so much older than its file was only touched since; writing one takes milliseconds
 ANSWER_S_MAX = 5.0
 
 
@@ -41,6 +43,22 @@ def tell(run: Path, name: str, **what: object) -> None:
     temporary.replace(path)
 
 
+def ended(run: Path, name: str) -> None:
+    """Add to what this process said last that it ends as asked: whoever looks need not wait for more."""
+    with contextlib.suppress(OSError, ValueError, TypeError):  # it had said nothing; or a full disk, and it looks dead
+        told = json.loads((run / f"{name}.status.json").read_text())
+        tell(run, name, **{**told, "time": time.time(), "pid": os.getpid(), "ended": True})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a status. Who has no room on the disk only touches it: it lives, and how far it is nobody knows."""
+    told: dict[str, Any] = json.loads(path.read_text())
+    touched_s = path.stat().st_mtime
+    if touched_s - told["time"] > TOUCHED_S_MIN:
+        told |= {"time": touched_s, "partitions": {}}
+    return told
+
+
 def judge(told: Mapping[str, Any], seen: Seen | None, now_s: float, silent_s_max: float) -> tuple[str, Seen]:
     """Say what is wrong with a status ('' if nothing), and what to remember for the next look."""
     here = Seen(told.get("pid", 0), told.get("applied", -1), now_s)
@@ -58,7 +76,7 @@ def look(run: Path, name: str, memory: Path, now_s: float, silent_s_max: float, 
     """Judge the newest status called `name`; with `end`, end a process that cannot help itself. '' means healthy."""
     statuses = sorted(run.glob(f"{name}.status.json"), key=lambda path: path.stat().st_mtime)
     try:
-        told = json.loads(statuses[-1].read_text())
+        told = read(statuses[-1])
         problem, here = judge(told, _remembered(memory), now_s, silent_s_max)
     except IndexError:
         return "it has not said anything yet"

@@ -7,21 +7,18 @@ can be read back: a record that a reader would refuse is refused here. Every pos
 """
 
 import asyncio
-import base64
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 from schemas import envelope
 from schemas.envelope import Refused
-from schemas.events import RecordRefused
-from schemas.facts import Event, RefusedContent
+from schemas.facts import Event
 from schemas.ids import digest
 from schemas.posts import (
     AuthorErased,
@@ -38,12 +35,15 @@ from schemas.posts import (
 from schemas.seal import Keys
 from schemas.topics import TWEETS
 from streams.firsts import Firsts, firsts_file
-from streams.fold import HEAD_BYTES_MAX, Sent
+from streams.fold import Sent
 from streams.formats import SOURCES, read, source_of
 from streams.intents import Declared, Intents, intents_file
 from streams.kafka import KafkaSettings
+from streams.letters import UNLETTERED as UNLETTERED
+from streams.letters import Letters, bytes_of
 from streams.lines import Damage, IngestRefused, Item, Line, Value, parse
-from streams.policy import PURPOSES, UNKNOWN, Policy
+from streams.policy import PURPOSES, Policy
+from streams.polls import Polls
 from streams.reading import RightsOf, Said
 from streams.records import content_id, outside
 from streams.settings import Settings
@@ -54,8 +54,6 @@ CHUNK_RECORDS_MAX = 2_000
 CHUNK_BYTES_MAX = 8 << 20  # with records near 1 MB, what is in memory and unacknowledged at once
 READ_BACK_BYTES_MIN = 500_000  # sealed words have a limit of their own, which only larger records can exceed
 SOURCE = re.compile(r"[a-z][a-z0-9-]{0,39}")
-UNLETTERED = frozenset(("rights-index", "not-public", "owner-erased", "deleted"))
-"""Refusals of what may not be kept: counted by reason, and no letter, for that would keep a hash of it for ever."""
 
 
 class Sends(Protocol):
@@ -164,7 +162,7 @@ async def ingest(
             chunk, more = await asyncio.to_thread(_chunk, records)
             if chunk:
                 await sender.send(chunk)
-                await asyncio.to_thread(intake.acknowledged, chunk)
+            await asyncio.to_thread(intake.acknowledged, chunk)
             if progress is not None:
                 progress(intake.summary())
         return intake.summary()
@@ -210,9 +208,10 @@ class Intake:
             raise IngestRefused(f"{source!r} cannot be a source: use a name of small letters, digits and dashes.")
         self.source, self.width, self.keys, self.policy = source, settings.partitions, keys, policy
         self.known = known or Known.of(settings)
+        self.polls = Polls(self.known.written) if self.known.written is not None else None
         self.time_ms = 0
         self.counts: Counter[str] = Counter()
-        self.refused: Counter[str] = Counter()
+        self.letters = Letters(source, self.width, keys, policy, self._rights_of)
         self.by_source: Counter[str] = Counter()
         self.by_policy: Counter[str] = Counter()
         self.withheld: Counter[str] = Counter()
@@ -231,17 +230,28 @@ class Intake:
 
     def acknowledged(self, records: Iterable[Sent]) -> None:
         """Remember that the log holds these; call it when all are acknowledged, and not before."""
-        if self.known.written is not None:
-            self.known.written.note(_name(one) for one in records if one.topic == TWEETS.name)
+        if self.known.written is not None and self.polls is not None:
+            names, newest = self.polls.taken()
+            names.update(_name(one) for one in records if one.topic == TWEETS.name)
+            self.known.written.note(names, newest)
 
-    def _is_new(self, record: Sent) -> bool:
-        return self.known.written is None or not self.known.written.knows(_name(record))
+    def _new(self, record: Sent, message: Callable[[], str]) -> Sent | None:
+        """Give a record as it is to be written, None if the log has it."""
+        if self.known.written is None or self.polls is None:
+            return record
+        name, event = _name(record), record.event
+        if not isinstance(event, EngagementObserved):
+            return None if self.known.written.knows(name) else record
+        under = self.polls.name(event.post, name, message)
+        if under is None or under == name:
+            return None if under is None else record
+        return outside(event, f"/sources/{event.source}", self.time_ms, self.width, self.keys, under)
 
     def summary(self) -> Summary:
         """Count what was taken so far."""
         return Summary(
             **self.counts,
-            refused=dict(self.refused),
+            refused=dict(self.letters.refused),
             by_source=dict(self.by_source),
             by_policy=dict(self.by_policy),
             withheld=dict(self.withheld),
@@ -256,14 +266,15 @@ class Intake:
             self.counts["lines"] += 1
             if isinstance(item, Damage):
                 self.counts["bytes"] += item.size
-                yield self._letter(Refused(item.reason, item.detail), item.place, item.size, item.sha256, item.head)
+                fault = Refused(item.reason, item.detail)
+                yield from self.letters.of(fault, item.place, self.time_ms, item.size, item.sha256, item.head)
                 continue
             if isinstance(item, Line):
                 self.counts["bytes"] += len(item.data)
                 try:
                     value = parse(item.data)
                 except Refused as fault:
-                    yield from self._letter_of(fault, item.place, item.data)
+                    yield from self.letters.about(fault, item.place, self.time_ms, item.data)
                     continue
             else:
                 self.counts["bytes"] += item.size
@@ -271,6 +282,8 @@ class Intake:
             self.counts["of_no_use"] += value == []
             for one in value if isinstance(value, list) else (value,):
                 yield from self._value(one, item.place)
+            if self.polls is not None and len(self.polls) >= CHUNK_RECORDS_MAX:
+                yield None  # nothing new for a long time, and that is noted too
 
     def _rights_of(self, source: str, native: str | None) -> RightsOf:
         """Ask what authors declared; of a source that the operator names also under their names where it came from."""
@@ -292,23 +305,26 @@ class Intake:
         if make_all is not None:  # one wait for the disk a page, not one a person
             firsts = (said.events[0] for said in reading.said)
             make_all(one.owner for one in firsts if isinstance(one, PostObserved) and one.rights.index)
+        message = cache(lambda: hashlib.sha256(bytes_of(value)).hexdigest())
         for said in reading.said:
             try:
                 records = self._sealed(said)
             except Refused as fault:
                 self.counts["refused_posts"] += isinstance(said.events[0], PostObserved)
-                yield from self._letter_of(fault, place, _bytes_of(said.raw), value)
+                yield from self.letters.about(fault, place, self.time_ms, bytes_of(said.raw), said.raw, value)
                 continue
             for one in records:
-                if self._is_new(one):
-                    self.counts[COUNTED[type(one.event)]] += 1
-                    yield one
+                new = self._new(one, message)
+                if new is not None:
+                    self.counts[COUNTED[type(new.event)]] += 1
+                    yield new
                 elif isinstance(one.event, PostObserved):
                     self.counts["repeated"] += 1
         for refusal in reading.refusals:
             self.counts["refused_posts"] += refusal.what == "post"
             reason = Refused(refusal.reason, f"{refusal.what}: {refusal.detail}")
-            yield from self._letter_of(reason, place, _bytes_of(refusal.raw), value)
+            raw = {"user": refusal.raw} if refusal.what == "author" else refusal.raw
+            yield from self.letters.about(reason, place, self.time_ms, bytes_of(refusal.raw), raw, value)
 
     def _sealed(self, said: Said) -> list[Sent]:
         """Make the records of one object, or refuse them all; an erased author's posts never come in again."""
@@ -351,29 +367,6 @@ class Intake:
         source: str = getattr(event, "source")  # noqa: B009 - every event of a source names it
         return outside(event, f"/sources/{source}", self.time_ms, self.width, self.keys, name)
 
-    def _letter_of(self, fault: Refused, place: str, data: bytes, value: Any = None) -> Iterator[Sent]:
-        if fault.reason in UNLETTERED:
-            self.refused[fault.reason] += 1
-            return
-        yield self._letter(fault, place, len(data), hashlib.sha256(data).hexdigest(), data[:HEAD_BYTES_MAX], value)
-
-    def _letter(self, fault: Refused, place: str, size: int, sha256: str, head: bytes, value: Any = None) -> Sent:
-        self.refused[fault.reason] += 1
-        source = self.source or source_of(value) or UNKNOWN.policy
-        owner = f"refused:{source}"
-        keep = bool(head) and self.keys.make(owner) is not None  # an operator may have erased all heads of a source
-        letter = RecordRefused(
-            owner=owner,
-            reason=fault.reason,
-            detail=fault.detail,
-            stage="ingest",
-            place=place[-512:],
-            size=size,
-            sha256=sha256,
-            content=RefusedContent(head=base64.b64encode(head).decode()) if keep else None,
-        )
-        return outside(letter, f"/sources/{source}", self.time_ms, self.width, self.keys)
-
 
 def _joined(*said: Declared) -> Declared:
     """Join what one author declared under several names: a no wins over a yes, and a yes over silence."""
@@ -386,14 +379,3 @@ def _joined(*said: Declared) -> Declared:
 
 def _name(record: Sent) -> str:
     return next(value for name, value in record.headers if name == "ce_id").decode()
-
-
-def _bytes_of(raw: Any) -> bytes:
-    """Write what was refused as well as it can be written; it was parsed, so its own bytes are no more."""
-    try:
-        return canonical(raw)
-    except Refused:
-        try:
-            return json.dumps(raw, default=lambda one: None).encode()
-        except (RecursionError, TypeError, ValueError):
-            return b""

@@ -2,8 +2,9 @@
 
 A connection goes on OVERLAP_US before its cursor, for messages are not quite in the order of their times; ids absorb
 the repetition. The server keeps a day or more and starts silently at its oldest message when asked for an older one,
-and silently at the newest when asked for a future one: both are noticed here. Messages are passed on as they come, bad
-ones too, for ingest to refuse. No compression: a server spends more on it than on anything else.
+and silently at the newest when asked for a future one: both are noticed here. So is a clock of ours that is behind, for
+which every message would come from the future and none give a cursor. Messages are passed on as they come, bad ones
+too, for ingest to refuse. No compression: a server spends more on it than on anything else.
 Protocol: github.com/bluesky-social/jetstream, docs/README.md, "Legacy v1 JSON Payload" and "Cursor Replay".
 """
 
@@ -26,6 +27,7 @@ OVERLAP_US = 5_000_000  # "rewind a few seconds for gapless playback", say Jetst
 HOLE_US_MIN = 60_000_000  # the whole network is never silent for so long: messages that should be there are not
 HELD_US = 24 * 3_600_000_000  # the least that servers hold by default: 24 hours, or 36
 AHEAD_US = 300_000_000  # what a clock may be off
+AHEAD_MAX, AHEAD_MS_MAX = 100, 60_000  # so many messages, or all those of a minute, from the future: our clock is wrong
 FIRST_US = 1_000_000_000_000_000  # a smaller cursor is a sequence number to newer servers, not a time
 IDLE_S = 1.0  # after which a quiet moment is told
 SILENT_S_MAX = 60.0  # a server that answers pings and has nothing to say has lost its own source
@@ -59,6 +61,8 @@ class Jetstream:
         self._idle_s, self._silent_s_max, self._bytes_max = idle_s, silent_s_max, message_bytes_max
         self._beyond_us = 0  # where to go on after a message that cannot be taken over the wire
         self._skipped_us = 0
+        self._ahead = 0  # how many messages came from the future since one that did not, over all connections
+        self._ahead_since_ms = self._behind_us = 0
 
     async def connect(self, cursor: str | None) -> AsyncGenerator[Arrival | Gap, None]:
         """Open one connection that goes on after `cursor` (microseconds since 1970; None: from now)."""
@@ -144,12 +148,31 @@ class Jetstream:
         return urlunsplit(parts._replace(query=urlencode(asked)))
 
     def _time_us(self, data: bytes) -> int | None:
-        """Read a message's time; one that cannot be true must not become the cursor."""
+        """Read a message's time; one that cannot be true must not become the cursor.
+
+        One from the future is that message's fault; where all are, our clock is behind: SourceRefused.
+        """
         try:
             at_us = _HEAD.decode(data).time_us
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return at_us if FIRST_US <= at_us <= self._clock_ms() * 1000 + AHEAD_US else None
+        if at_us < FIRST_US:
+            return None
+        now_ms = self._clock_ms()
+        ahead_us = at_us - now_ms * 1000
+        if ahead_us <= AHEAD_US:
+            self._ahead = 0
+            return at_us
+        if self._ahead == 0:
+            self._ahead_since_ms, self._behind_us = now_ms, ahead_us
+        self._ahead += 1
+        self._behind_us = min(self._behind_us, ahead_us)
+        if self._ahead >= AHEAD_MAX or now_ms - self._ahead_since_ms >= AHEAD_MS_MAX:
+            raise SourceRefused(
+                f"this machine's clock is at least {self._behind_us // 60_000_000} minutes behind Jetstream's: "
+                "set it right."
+            )
+        return None
 
     def _hole(self, start_us: int, first_us: int) -> Gap | None:
         """Judge how the first message follows what was asked for: None, a Gap, or CursorTooOld raised.

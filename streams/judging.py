@@ -5,6 +5,7 @@ and the judgement only points at it.
 """
 
 from typing import Annotated, Literal, NamedTuple
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,7 +15,7 @@ from schemas.envelope import Record
 from schemas.events import AnswerGiven, FeedbackGiven, FeedbackRetracted, RecordRefused
 from schemas.facts import AnswerContent, Event, Id, Rights, Subject
 from schemas.ids import digest, prompt_of, subject_id
-from streams.chat import CHARS_MAX, MESSAGES_MAX, Said, owner_id, prompt_id
+from streams.chat import CHARS_MAX, MESSAGES_MAX, Said, checked_key, owner_id, prompt_id
 from streams.problems import Problem
 
 BY_A_PERSON = "0" * 64
@@ -28,7 +29,10 @@ class Named(NamedTuple):
 
 
 class FeedbackRequest(BaseModel):
-    """A judgement (`kind`, `subject`, ...), or the retraction of one (`retract`, `subject`)."""
+    """A judgement (`kind`, `subject`, ...), or the retraction of one (`retract`, `subject`).
+
+    `feedback` names it. One name is one judgement: what is said again, after it was changed or taken back, is another.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -45,8 +49,11 @@ class FeedbackRequest(BaseModel):
     messages: Annotated[list[Said], Field(min_length=1, max_length=MESSAGES_MAX)] | None = None
 
 
-def read(request: FeedbackRequest, rights: Rights) -> list[Named]:
-    """Give what is to be written, in order; the last one is the judgement. Problem 400 if it makes no sense."""
+def read(request: FeedbackRequest, rights: Rights, idempotency_key: str | None = None) -> list[Named]:
+    """Give what is to be written, in order; the last one is the judgement. Problem 400 if it makes no sense.
+
+    The same request with the same key is the same judgement; without a key it is a new one.
+    """
     rater = request.rater or owner_id(request.user)
     if (request.kind is None) == (request.retract is None):
         raise _bad("kind", "give either a kind of judgement or the id of one to retract")
@@ -62,7 +69,8 @@ def read(request: FeedbackRequest, rights: Rights) -> list[Named]:
     if request.value is None and request.kind in ("thumb", "stars"):
         raise _bad("value", "a thumb is -1 or 1, stars are 1 to 5")
     kind = request.kind or "thumb"
-    name = request.feedback or digest("feedback", request.subject, rater, kind, str(value), other or "")
+    key = uuid4().hex if idempotency_key is None else checked_key(idempotency_key)
+    name = request.feedback or digest("feedback", request.subject, rater, kind, str(value), other or "", key)
     given = FeedbackGiven(
         feedback=name,
         subject=request.subject,

@@ -25,6 +25,7 @@ from aiokafka.errors import (
     SaslAuthenticationFailed,
 )
 
+from streams import header_names
 from streams.kafka_metadata import ClusterMetadata, ask
 
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
@@ -34,12 +35,15 @@ TOPIC_READY_S_MAX = (
 )
 
 _TOPIC_EXISTS = 36
+_PASSING = (7, 41, 89)  # it timed out, its controller moved, it is throttled: a later try may do
 COORDINATOR_READY_S_MAX = 30.0  # a broker makes the topic of groups when the first one asks, and that takes seconds
 _POLL_S = 0.05
 _ASK_MS = 5_000
 _PREFIX = "XINFLUENCER_KAFKA"
 _CAFILE = f"{_PREFIX}_SSL_CAFILE names the authority that must have signed it, for this address."
 _PASSWORD = f"check {_PREFIX}_SASL_USERNAME and {_PREFIX}_SASL_PASSWORD."
+
+header_names.allow_any()  # no consumer is made without settings from here
 
 
 class KafkaSettingsRefused(ValueError):
@@ -186,7 +190,8 @@ async def ensure_topics(settings: KafkaSettings, specs: Iterable[TopicSpec]) -> 
     """Create the topics that are missing, and return when every partition has a leader.
 
     Raises TopicMismatch, before anything is created, when an existing topic has another number of partitions;
-    TopicRefused when the cluster declines; TimeoutError when leaders do not appear. Settings of existing topics stay.
+    TopicRefused when the cluster declines; TimeoutError when it cannot just now, or leaders do not appear. Settings of
+    existing topics stay.
     """
     wanted = {spec.name: spec for spec in specs}
     async with _connected(settings) as client:
@@ -249,6 +254,8 @@ async def _create(settings: KafkaSettings, specs: list[TopicSpec]) -> None:
             [NewTopic(spec.name, spec.partitions, spec.replication, topic_configs=spec.configs) for spec in specs]
         )
     for name, code, message in answer.topic_errors:
+        if code in _PASSING:
+            raise TimeoutError(f"The cluster could not make topic {name} just now (error {code}): {message}")
         if code not in (0, _TOPIC_EXISTS):
             raise TopicRefused(f"The cluster refused topic {name} (error {code}): {message}")
 

@@ -85,7 +85,7 @@ class Lineage:
                 "xinfluencer.event": type(record.event).__name__,
             },
             tracing.parent(tracing.of(parent.record)) if parent is not None else None,
-            links=[tracing.of(self.steps[place].record) for place in step.links if place in self.steps],
+            links=[tracing.of(self.steps[place].record) for place in step.links if place in self.steps][:LINKS_MAX],
             kind=PRODUCER,
         )
 
@@ -105,7 +105,7 @@ async def lineage(log: Log, version: str) -> Lineage:
     said = [one async for one in _decoded(log, MODELS.name) if one.origin and _cause(one) == _place(trained)]
     for one in said:
         found.steps[_place(one)] = Step(one, _place(trained), ())
-    found.steps[_place(trained)] = Step(trained, newest, tuple(window[:LINKS_MAX]))
+    found.steps[_place(trained)] = Step(trained, newest, tuple(window))
     wanted: list[Place] = window
     while wanted:
         room = max(0, RECORDS_MAX - len(found.steps))
@@ -113,7 +113,7 @@ async def lineage(log: Log, version: str) -> Lineage:
         there = await _read(log, wanted[:room])
         found.gone.update(place for place in wanted[:room] if place not in there)
         for place, record in there.items():
-            found.steps[place] = Step(record, _cause(record), tuple(_made_of(record))[:LINKS_MAX])
+            found.steps[place] = Step(record, _cause(record), tuple(_made_of(record)))
         ahead = chain.from_iterable((*([step.parent] if step.parent else []), *step.links)
                                     for step in (found.steps[place] for place in there))  # fmt: skip
         wanted = [place for place in dict.fromkeys(ahead) if place not in found.steps and place not in found.gone]

@@ -1,8 +1,9 @@
 """Machine metrics: what no process counts of itself: disks, restarts, and what others' status files say in numbers.
 
 The supervisor writes run/machine.prom; where none runs, `xinfluencer metrics` looks by itself, and a cron job may write
-it for Prometheus (`python -m streams.machine_metrics`). A status of a process
-that is no more says nothing about now, so it is left out; but what it owed when it ended, it owes.
+it for Prometheus (`python -m streams.machine_metrics`). A status of a process that is no more says nothing about what
+it does now, so that is left out; but what it owed when it ended, it owes, and unless it ended as asked, how far it was
+and when it said so stay, for the alerts about it.
 """
 
 import shutil
@@ -89,9 +90,10 @@ class Machine:
         run = places.run(self.settings)
         left = {name: one for name in GAUGES if (one := read(run / f"{name}.status.json"))}
         now_s = time.time()
+        followed = {name: one for name, one in left.items() if not one.get("ended")}
         told = {
             name: one
-            for name, one in left.items()
+            for name, one in followed.items()
             if self.lives(one.get("pid")) or now_s - one.get("time", 0) < FRESH_S
         }
         since = GaugeMetricFamily(
@@ -116,10 +118,11 @@ class Machine:
         if self.written_s is not None:
             family = written("supervisor", self.written_s)
             seen[family.name] = [family]
-        for name, status in told.items():
+        for name, status in followed.items():
             said = () if name in QUIET else (written(name, status.get("time", 0)),)
             for family in (*said, *positions(name, status.get("partitions", {}))):
                 seen.setdefault(family.name, []).append(family)
+        for name, status in told.items():
             found += [GaugeMetricFamily(called, about, value=status.get(key, 0)) for key, called, about in GAUGES[name]]
             found += [
                 CounterMetricFamily(called, about, value=status.get(key, 0))

@@ -15,6 +15,7 @@ its `uri`, and it gets the same ids as there. Otherwise its numbers belong to a 
 for its replies would be hung on strangers' posts. One post heard through two servers is two posts.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -150,7 +151,7 @@ class _Page:
             names = Names(self.source, host)
             post = names.post(value, "payload")
             if value.get("owner") is None:
-                raise Refused("owner-unknown", "a status was deleted that was not seen: nothing of it is here")
+                raise Refused("owner-unknown", "a status was deleted that is not remembered: whose it was is not known")
             gone = PostDeleted(post=post, owner=names.author(value, "owner"), source=self.source)
         except Refused as refused:
             self._refuse("compliance", refused, value)
@@ -183,21 +184,38 @@ class _Page:
             return
         self.met.add(sight)
         self.reading.said.append(Said(events, raw))
-        if author.fault is not None:
+        if author.fault is not None and events[0].rights.index:  # of whom nothing is kept there is nothing to repair
             self._refuse("author", Refused("bad-author", author.fault.detail), raw["account"])
 
     def _refuse(self, what: What, refused: Refused, raw: Any) -> None:
         self.reading.refusals.append(Refusal(what, refused.reason, refused.detail, raw))
 
 
-def _inside(raw: dict[str, Any]) -> list[Any]:
-    """Give the statuses that a status brings along: the one reposted, and the one quoted with leave."""
-    found = []
-    if isinstance(quote := raw.get("quote"), dict) and with_leave(quote) and quote.get("quoted_status"):
-        found.append(quote["quoted_status"])
-    if raw.get("reblog"):
-        found.append(raw["reblog"])
-    return found
+def statuses_in(event: str, payload: Any) -> Iterator[dict[str, Any]]:
+    """Give every status that a message brings, those inside others too, whatever else is wrong with it."""
+    if isinstance(payload, str):
+        try:
+            payload = msgspec.json.decode(payload)
+        except (ValueError, RecursionError):
+            return
+    if event == "notification":
+        payload = payload.get("status") if isinstance(payload, dict) else None
+    waiting = list(payload) if isinstance(payload, list) else [payload]
+    while waiting:
+        raw = waiting.pop()
+        if isinstance(raw, dict):
+            yield raw
+            waiting.extend(_inside(raw))
+
+
+def _inside(raw: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give the statuses that a status brings along: the one reposted, and the one quoted with leave.
+
+    What stands in their place and is no object is a fault of the status itself, which is refused for it.
+    """
+    quote = raw.get("quote")
+    quoted = quote.get("quoted_status") if isinstance(quote, dict) and with_leave(quote) else None
+    return [one for one in (quoted, raw.get("reblog")) if one and isinstance(one, dict)]
 
 
 def _without_words(raw: dict[str, Any]) -> dict[str, Any]:

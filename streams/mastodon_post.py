@@ -172,11 +172,16 @@ def consented(verdict: Rights, account: Mapping[str, Any]) -> Rights:
     server says none of it, the policy decides alone. It goes into this post's rights, where it holds at once and as it
     is now; a declaration beside every post would say the same a second time.
     """
-    note = account.get("note")
-    written = isinstance(note, str) and OPTED_OUT.search(re.sub(r"<[^<>]*>", "", note)) is not None
-    if account.get("indexable") is False or account.get("noindex") is True or written:
+    if forbids(account):
         return Rights(index=False, train=False, show=False, policy=f"{verdict.policy}+declared-no-index")
     return verdict
+
+
+def forbids(account: Mapping[str, Any]) -> bool:
+    """Say whether an account says that it is not to be indexed, whatever else there is in it."""
+    note = account.get("note")
+    written = isinstance(note, str) and OPTED_OUT.search(re.sub(r"<[^<>]*>", "", note)) is not None
+    return account.get("indexable") is False or account.get("noindex") is True or written
 
 
 def _quote(raw: Mapping[str, Any], names: Names) -> tuple[str | None, str | None]:

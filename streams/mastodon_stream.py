@@ -3,8 +3,8 @@
 The stream has no cursor. Ours is the newest status with the moment it came; a connection first opens the stream, then
 fetches what its timeline holds after that status, then follows. What a timeline cannot say (deletions and edits made
 meanwhile, posts of other servers that came later than OVERLAP_MS), and more than PAGES_MAX of it, is a Gap. A deletion
-names a status and nobody: whose it was is looked up in what was seen (streams/mastodon_owners.py). The token is in a
-header and nowhere else.
+names a status and nobody: whose it was is looked up in what was seen (streams/mastodon_owners.py), boosted and quoted
+statuses too. The token is in a header and nowhere else.
 Protocol: docs.joinmastodon.org, "streaming API methods" and "timelines API methods".
 """
 
@@ -18,8 +18,10 @@ from typing import Any
 import msgspec
 
 from streams.live import Arrival, Gap, SourceBroken, SourceRefused
+from streams.mastodon import STATUSES, statuses_in
 from streams.mastodon_api import Api, timeline_of
 from streams.mastodon_owners import Owners
+from streams.mastodon_post import LOCAL_ID
 from streams.settings import Settings
 
 PAGE_MAX = 40  # statuses, the most a server gives
@@ -35,13 +37,8 @@ CURSOR = re.compile(r"([A-Za-z0-9_-]{1,64})@([0-9]{1,14})")
 SNOWFLAKE_BITS = 16  # of a Mastodon id, below its milliseconds
 
 
-class _Account(msgspec.Struct):
-    id: str
-
-
 class _Status(msgspec.Struct):
     id: str
-    account: _Account
     created_at: str | None = None
     edited_at: str | None = None
 
@@ -116,20 +113,30 @@ class MastodonStream:
                 message["owner"] = owner
         else:
             try:
-                msgspec.json.decode(data)
+                payload = msgspec.json.decode(data)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                if event in ("update", "status.update"):
+                if event in STATUSES:
                     return Arrival(data, self._cursor())
                 message["payload"] = None  # "undefined", as it stands beside filters_changed
             else:
                 message["payload"] = msgspec.Raw(data)
-            status = _peek(data) if event in ("update", "status.update") else None
+                self._note_owners(event, payload)
+            status = _peek(data) if event in STATUSES else None
             if status is not None:
-                self._owners.note(f"{self._api.host}:{status.id}", status.account.id)
                 if event == "update" and (self._newest is None or order(status.id) > order(self._newest)):
                     self._newest = status.id
                 made_ms = _ms(status.created_at if event == "update" else status.edited_at)
         return Arrival(msgspec.json.encode(message), self._cursor(), made_ms)
+
+    def _note_owners(self, event: str, payload: Any) -> None:
+        """Remember whose each status in a message is, for its deletion will not say; one that is odd costs itself."""
+        if event not in STATUSES and event != "notification":
+            return
+        for raw in statuses_in(event, payload):
+            account = raw.get("account")
+            ids = raw.get("id"), account.get("id") if isinstance(account, dict) else None
+            if all(isinstance(one, str) and LOCAL_ID.fullmatch(one) for one in ids):
+                self._owners.note(f"{self._api.host}:{ids[0]}", str(ids[1]))
 
     def _cursor(self) -> str | None:
         return None if self._newest is None else f"{self._newest}@{self._clock_ms()}"

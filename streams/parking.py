@@ -44,7 +44,9 @@ class Parking:
                 why, own = str(error), not isinstance(error, FolderInUse)
             finally:
                 self.going.discard(stream)
-            tries = 0 if time.monotonic() - began_s > PARKED_S_MAX else tries
+            if time.monotonic() - began_s > PARKED_S_MAX:  # it was well: whatever ends it now is news
+                tries = 0
+                self.refused.pop(stream, None)
             wait_s = min(PARKED_S_MAX, PARKED_S_MIN * 2**tries)
             tries += 1
             text = f"{stream} is refused: {why}"

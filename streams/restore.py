@@ -43,6 +43,7 @@ def restore(
 
     BackupRefused if `data` holds anything, or if the backup is damaged; then `data` is as it was.
     """
+    data = data.resolve()  # a link: what it points to is what is renamed to
     one = source.suffix == ".json"
     store = Store(source.parent.parent if one else source)
     if not store.names():

@@ -115,7 +115,7 @@ KINDS = {
     "release-unreadable": "Somebody wrote into `models` or `model-releases` what is no event: find the writer.",
     "snapshot-broken": "A snapshot was torn and the one before it used: look at the disk.",
     "source-gap": "XinfluencerSourceGap: fill it from an export.",
-    "source-refused": "XinfluencerSourceParked: token, plan, rights or cursor; the detail says which.",
+    "source-refused": "XinfluencerSourceParked: token, plan, rights, cursor or clock; the detail says which.",
     "step-failed": "XinfluencerStepFailed, or about to become it: read the worker's log.",
     "version-adopted": "No fault: a step's new version went on from the state of the one before.",
     "vectors-refused": "The vector store is not of this log or this encoder: the detail says what to remove.",

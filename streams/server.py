@@ -151,8 +151,8 @@ def make_app(settings: Settings, kafka: KafkaSettings, waiting_max: int = REQUES
         return await _whole(here, request, ask, body.model, asked)
 
     @app.post("/v1/feedback")
-    async def feedback(body: FeedbackRequest, traceparent: Text = None) -> dict[str, Any]:
-        said = judging.read(body, here.rights)
+    async def feedback(body: FeedbackRequest, idempotency_key: Text = None, traceparent: Text = None) -> dict[str, Any]:
+        said = judging.read(body, here.rights, idempotency_key)
         for one in said:
             await here.recorder.record(one.event, one.event_id, _asked(traceparent))
         return said[-1].event.model_dump(exclude_none=True)

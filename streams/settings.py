@@ -64,7 +64,7 @@ class Settings(BaseModel):
     snapshots: str = Field("", description="object store for snapshots (s3://bucket/folder); empty: the data folder")
     snapshot_s: float = Field(0.5, gt=0, description="shortest time between two snapshots of a partition")
     base: str = Field("smollm2", description="base model: smollm2, a folder, or a hub name")
-    train_window: int = Field(256, ge=8, description="newest pairs that a version learns from")
+    train_window: int = Field(256, ge=8, le=4096, description="newest pairs that a version learns from")
     threads: int = Field(2, ge=1, le=256, description="of torch; with the seed it decides an adapter's bits")
     seed: int = Field(7, ge=0, lt=2**53)
     host: str = Field("127.0.0.1", description="address that the server listens on")

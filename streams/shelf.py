@@ -26,6 +26,7 @@ log = logging.getLogger("xinfluencer.server")
 Result = TypeVar("Result")
 
 VERSIONS_LOADED_MAX = 2  # beside the base: now, and the one before or one asked for by name; 425 MB each for SmolLM2
+RETRY_AFTER_S = 10
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Shelf:
         self._loading = asyncio.Lock()
         # Always the same thread, for glibc keeps what one thread freed for that thread: with several, memory grew.
         self._thread = ThreadPoolExecutor(1, "shelf")
-        self._putting_away: set[asyncio.Task[None]] = set()
+        self._leaving: set[str] = set()  # put away as soon as nothing is being loaded
+        self._tasks: set[asyncio.Task[None]] = set()
         self.pointed: Callable[[], set[str]] = set  # adapters that aliases point at: never put away
         self.ready = asyncio.Event()
 
@@ -73,10 +75,20 @@ class Shelf:
     async def _aside(self, do: Callable[..., Result], *arguments: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, do, *arguments)
 
-    async def hold(self, known: Known) -> None:
-        """Load a version if need be, and keep it until `release`. Raises AdapterRefused."""
+    async def hold(self, known: Known, whatever: bool = False) -> None:
+        """Load a version if need be, and keep it until `release`. Raises AdapterRefused.
+
+        One more than the limit may be loaded, for somebody who asks for it by name; beyond that, Problem 429, unless
+        it is loaded `whatever` else is: an alias is to point at it.
+        """
         if known.adapter is None or known.adapter not in self._loaded:
             async with self._loading:
+                if known.adapter is not None and known.adapter not in self._loaded:
+                    self.tidy()
+                    await self._put_away()
+                    if len(self._loaded) > VERSIONS_LOADED_MAX and not whatever:
+                        busy = f"{len(self._loaded)} other versions are answering; try again later."
+                        raise Problem(429, "busy_versions", busy, "model", RETRY_AFTER_S)
                 await self._load(known)
         # Nothing is awaited between being there and being held.
         if known.adapter is not None:
@@ -110,15 +122,23 @@ class Shelf:
         keep = self.pointed()
         for adapter in list(self._loaded):
             if len(self._loaded) <= VERSIONS_LOADED_MAX:
-                return
+                break
             if adapter not in keep and not self._held[adapter]:
                 del self._loaded[adapter]  # from here on nobody takes hold of it without loading it again
-                task = asyncio.create_task(self._put_away(adapter))
-                self._putting_away.add(task)
-                task.add_done_callback(self._putting_away.discard)
+                self._leaving.add(adapter)
+        if self._leaving:
+            task = asyncio.create_task(self._make_room())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    async def _put_away(self, adapter: str) -> None:
+    async def _make_room(self) -> None:
         async with self._loading:
+            await self._put_away()
+
+    async def _put_away(self) -> None:
+        """Unload what is leaving, but what came back meanwhile; whoever calls it is the only one who loads."""
+        while self._leaving:
+            adapter = self._leaving.pop()
             if adapter not in self._loaded:
                 await self._aside(self.generator.unload, adapter)
 

@@ -6,6 +6,7 @@ no recovery inside: the process exits with EXIT_AGAIN, and the supervisor outsid
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -113,6 +114,7 @@ class Shell:
         self.applied = 0
         self.metrics = WorkerMetrics(stages, lambda: list(self.owned.values()))
         self.stale_chunks = 0
+        self._mute = False  # the disk did not take the last status
         self._handed: dict[str, int] = {}
         self._threads = ThreadPoolExecutor(TAKERS_MAX, "store")
         self._puts: set[asyncio.Task[None]] = set()
@@ -373,10 +375,18 @@ class Shell:
         return {"time": time.time(), "pid": os.getpid(), "applied": self.applied, "partitions": positions}
 
     async def write_status(self, path: Path) -> None:
-        """Write the status through a temporary name, and now and then the metrics beside it."""
+        """Write the status through a temporary name, now and then the metrics beside it; a full disk ends nothing."""
         told = await self.status()
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(told))
-        temporary.replace(path)
+        try:
+            temporary.write_text(json.dumps(told))
+            temporary.replace(path)
+            self._mute = False
+        except OSError as error:
+            if not self._mute:
+                log.warning("the status could not be written: %s", error)
+            self._mute = True
+            with contextlib.suppress(OSError):  # there is none yet
+                os.utime(path)  # needs no room, and whoever looks sees that we live: healthy.read
         self.metrics.places = told["partitions"]
         self.metrics.write(path.with_name(path.name.replace(".status.json", ".prom")))

@@ -65,19 +65,22 @@ Place = tuple[str, int]
 class Batch:
     """Records on their way into tables: by kind, with where each partition stands after them."""
 
+    withheld: Callable[[str, str], bool] = lambda owner, why: False  # whether an author is, before it
     began_s: float = field(default_factory=time.monotonic)
     rows: int = 0
     events: dict[type[Event], list[Any]] = field(default_factory=dict)  # or what has their fields: see streams/quick.py
     marks: dict[type[Event], list[tuple[Any, ...]]] = field(default_factory=dict)  # what t.RECORD says, one a row
     skipped: list[tuple[Any, ...]] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
-    lifts: list[tuple[str, str]] = field(default_factory=list)  # who is let in again after it, and of what
+    hides: set[tuple[str, str]] = field(default_factory=set)  # who is withheld from somewhere in it on, and why
+    lift: tuple[str, str] | None = None  # who is let in again behind its last record, and of what
     next: dict[Place, int] = field(default_factory=dict)
 
-    def take(self, topic: str, partition: int, records: Sequence[Any]) -> None:
-        """Decode records of one partition, in order; what cannot be decoded is noted with its reason."""
-        events, marks = self.events, self.marks
-        for raw in records:
+    def take(self, topic: str, partition: int, records: Sequence[Any]) -> Sequence[Any]:
+        """Decode records of one partition, in order, up to one that lets somebody in again; gives back the rest."""
+        assert self.lift is None
+        events, marks, rest = self.events, self.marks, records[:0]
+        for index, raw in enumerate(records, 1):
             value, offset, time_ms = raw.value, raw.offset, raw.timestamp
             size = len(value) if value is not None else 0
             found: tuple[Any, str, str, Any] | None = fields_of(topic, time_ms, raw.headers, value)
@@ -96,16 +99,19 @@ class Batch:
             events[kind].append(event)
             marks[kind].append((event_id, topic, partition, offset, time_ms, writer, size))
             if kind in TAKING_BACK:
-                where = Where(topic=topic, partition=partition, offset=offset)
-                request = Request.of(where, kind, event)
+                request = Request.of(Where(topic=topic, partition=partition, offset=offset), kind, event)
                 if request is not None:
                     self.requests.append(request)
-                    self.lifts = [one for one in self.lifts if one != (request.owner, request.why)]
+                    self.hides.add((request.owner, request.why))
                 elif kind is AuthorShown or kind is IntentDeclared:
-                    self.lifts.append((event.owner, HIDDEN if kind is AuthorShown else NO_INDEX))
+                    lift = (event.owner, HIDDEN if kind is AuthorShown else NO_INDEX)
+                    if lift in self.hides or self.withheld(*lift):
+                        self.lift, records, rest = lift, records[:index], records[index:]
+                        break
         if records:
             self.rows += len(records)
             self.next[topic, partition] = records[-1].offset + 1
+        return rest
 
     def columns(self) -> dict[t.Table, dict[str, list[Any]]]:
         """Give the batch as columns, by table."""
@@ -138,8 +144,8 @@ def write(
     for table, values in columns.items():
         rows += warehouse.insert(table.name, values, types_of(table))
         crash_point("after-insert")
-    for owner, why in batch.lifts:  # from the next batch on: of this one, what they said before must stay out
-        forgetting.lift(owner, why, time.monotonic())
+    if batch.lift is not None:  # from the next batch on: of this one, what they said before must stay out
+        forgetting.lift(*batch.lift, time.monotonic())
     if batch.skipped:
         warehouse.keep("sink_skipped", batch.skipped)
     crash_point("before-checkpoint")
@@ -167,6 +173,8 @@ class Sink:
         self.skipped: Counter[str] = Counter()
         self.stopping = asyncio.Event()
         self._thread = ThreadPoolExecutor(1)  # one writer: batches and erasures in their order
+        self._rest: list[tuple[TopicPartition, Sequence[Any]]] = []  # polled and not taken yet
+        self._hides: set[tuple[str, str]] = set()  # by the batch that is being written
         self._told_s = 0.0
         self._rate = (time.monotonic(), 0)
 
@@ -176,8 +184,7 @@ class Sink:
             asyncio.get_running_loop().add_signal_handler(number, self.stopping.set)
         try:
             async with asyncio.TaskGroup() as group:
-                answering = Answering(self.settings)
-                group.create_task(answering.serve(self.stopping))
+                group.create_task(Answering(self.settings).serve(self.stopping))
                 group.create_task(self._copy())
         finally:
             self._thread.shutdown()
@@ -223,6 +230,8 @@ class Sink:
                     f"the folder {self.settings.data / 'analytics'}, or the one that XINFLUENCER_CLICKHOUSE names"
                 )
             self.written[topic, partition] = at
+        # What lies behind the checkpoint is read again with its batch; taken up twice it would be counted twice.
+        unfinished = [one for one in unfinished if one.offset < self.written.get((one.topic, one.partition), 0)]
         if unfinished:
             async with reader(self.settings, self.kafka) as log_reader:
                 found = await log_reader.at(unfinished)
@@ -238,10 +247,8 @@ class Sink:
             for partition in range(partitions(topic, self.settings.partitions))
         }
         consumer.assign(list(tps.values()))
-        starts, ends = (
-            await consumer.beginning_offsets(list(tps.values())),
-            await consumer.end_offsets(list(tps.values())),
-        )
+        starts = await consumer.beginning_offsets(list(tps.values()))
+        ends = await consumer.end_offsets(list(tps.values()))
         for place, tp in tps.items():
             at = self.written.get(place, 0)
             if at > ends[tp]:
@@ -258,17 +265,23 @@ class Sink:
             consumer.seek(tp, at)
 
     async def _follow(self, consumer: AIOKafkaConsumer) -> None:
-        batch = Batch()
+        batch = Batch(self._withheld)
         writing: asyncio.Future[int] | None = None
         while not self.stopping.is_set():
-            for tp, records in (await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_ROWS_MAX)).items():
-                batch.take(self.settings.logical(tp.topic), tp.partition, records)
+            if not self._rest:
+                self._rest = list((await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_ROWS_MAX)).items())
+            while self._rest and batch.lift is None:
+                tp, records = self._rest.pop(0)
+                if left := batch.take(self.settings.logical(tp.topic), tp.partition, records):
+                    self._rest.insert(0, (tp, left))
             self.taken.update(batch.next)
             now_s = time.monotonic()
-            if batch.rows >= ROWS_MAX or self._lifts(batch) or (batch.rows and now_s - batch.began_s >= FLUSH_S):
+            if batch.rows >= ROWS_MAX or batch.lift or (batch.rows and now_s - batch.began_s >= FLUSH_S):
                 if writing is not None:
                     self.rows += await writing  # one is written while the next is read, and no more than that
-                writing, batch = self._write(batch), Batch()
+                lifted, writing, batch = batch.lift, self._write(batch), Batch(self._withheld)
+                if lifted:  # what comes next must find them let in
+                    self.rows, writing = self.rows + await writing, None
             if writing is not None and writing.done():
                 self.rows, writing = self.rows + writing.result(), None
             if now_s - self._told_s >= STATUS_S:
@@ -279,11 +292,11 @@ class Sink:
             self.rows += await writing
         if batch.rows:
             self.rows += await self._write(batch)
-        await self._tell(consumer)
+        await self._tell(consumer, ended=True)
 
-    def _lifts(self, batch: Batch) -> bool:
-        """Say whether somebody is let in again: what they say from now on must not wait in the same batch."""
-        return any(self.forgetting.withholds(*one) for one in batch.lifts)
+    def _withheld(self, owner: str, why: str) -> bool:
+        """Say whether somebody is withheld, or is going to be by the batch that is being written."""
+        return (owner, why) in self._hides or self.forgetting.withholds(owner, why)
 
     def _write(self, batch: Batch) -> "asyncio.Future[int]":
         def work() -> int:
@@ -292,6 +305,7 @@ class Sink:
             self.skipped.update(reason for _, _, _, _, reason, _ in batch.skipped)
             return rows
 
+        self._hides = batch.hides
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def _forget(self, now_s: float) -> None:
@@ -310,23 +324,19 @@ class Sink:
         width = self.settings.partitions
         await self.sender.send([outside(event, "/sink", now_ms, width, self.vault, name) for event, name in named])
 
-    async def _tell(self, consumer: AIOKafkaConsumer) -> None:
+    async def _tell(self, consumer: AIOKafkaConsumer, ended: bool = False) -> None:
         """Write run/sink.status.json: for each partition what is written, what was taken, the position, the end."""
         ranges = {}
         for tp in consumer.assignment():
             place = (self.settings.logical(tp.topic), tp.partition)
-            position = await consumer.position(tp)
+            position = self.taken[place] if self._rest else await consumer.position(tp)
             self.ends[place] = max(position, self.ends[place], consumer.last_stable_offset(tp) or 0)
-            ranges[f"{place[0]}/{place[1]}"] = (
-                self.written[place],
-                self.taken[place],
-                position,
-                self.ends[place],
-            )
+            ranges[f"{place[0]}/{place[1]}"] = (self.written[place], self.taken[place], position, self.ends[place])
         now_s = time.monotonic()
         (then_s, then), self._rate = self._rate, (now_s, self.rows)
         status = {
             "pid": os.getpid(),
+            "ended": ended,  # by itself: of a dead process that does not say so, the figures still count
             "time": time.time(),
             "applied": self.rows,
             "partitions": ranges,
@@ -349,8 +359,7 @@ def rss_bytes() -> int:
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except OSError:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def run_sink(settings: Settings) -> None:

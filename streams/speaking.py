@@ -89,16 +89,18 @@ class Speaker:
         self._thread = threading.Thread(target=self._run, name="speaker", daemon=True)
         self._thread.start()
 
+    def admit(self) -> None:
+        """Raise Problem 429 if no job can be queued now: whoever is to be refused is not loaded for."""
+        if self._closed:
+            raise Problem(503, "stopping", "The server is stopping.", None, RETRY_AFTER_S)
+        if self._jobs.full():
+            busy = f"{self._jobs.maxsize} requests are waiting; try again later."
+            raise Problem(429, "busy", busy, None, RETRY_AFTER_S)
+
     def submit(self, job: Job) -> None:
-        """Queue a job, or raise Problem 429."""
-        try:
-            if self._closed:
-                raise Problem(503, "stopping", "The server is stopping.", None, RETRY_AFTER_S)
-            self._jobs.put_nowait(job)
-        except queue.Full:
-            raise Problem(
-                429, "busy", f"{self._jobs.maxsize} requests are waiting; try again later.", None, RETRY_AFTER_S
-            ) from None
+        """Queue a job, or raise Problem 429. Only the event loop queues, so what was admitted there just now fits."""
+        self.admit()
+        self._jobs.put_nowait(job)
 
     def close(self) -> None:
         """Cut what is being said and drop what waits. The thread ends at its next token."""

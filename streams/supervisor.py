@@ -176,10 +176,13 @@ class Deployment:
         """Remember a process, also in run/processes.json for whoever looks from outside."""
         self.pids[name] = pid
         folder = places.run(self.settings)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         temporary = folder / "processes.tmp"
-        temporary.write_text(json.dumps(self.pids))
-        temporary.replace(folder / "processes.json")
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            temporary.write_text(json.dumps(self.pids))
+            temporary.replace(folder / "processes.json")
+        except OSError as error:  # a full disk: it runs all the same, and another one beside it must not be started
+            log.warning("who runs could not be written: %s", error)
 
     def _fail(self, reason: str) -> None:
         if not self.failed.done():
@@ -297,8 +300,8 @@ class Deployment:
             if pid != known:
                 begun, known = time.monotonic(), pid
             try:
-                told = json.loads(status.read_text())
-            except (OSError, ValueError):
+                told = healthy.read(status)
+            except (OSError, ValueError, KeyError, TypeError):
                 told = {}
             places = told.get("partitions", {}).values()
             behind = any(at < handed or position < end for at, handed, position, end in places)

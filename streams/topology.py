@@ -56,7 +56,7 @@ def stages(tuning: Tuning | None = None) -> tuple[Stage, ...]:
     return (
         Stage(
             "metadata",
-            3,
+            4,
             t.TWEETS,
             (t.FEATURES, t.REACTIONS, t.INTERACTIONS, t.SIGNALS, t.ERASURES, *ALWAYS),
             metadata.State,
@@ -77,7 +77,7 @@ def stages(tuning: Tuning | None = None) -> tuple[Stage, ...]:
         Stage("review", 1, t.ANSWERS, (t.SIGNALS, *ALWAYS), dict, review.State, review.step),
         Stage(
             "rewards",
-            2,
+            3,
             t.SIGNALS,
             (t.REWARDS, *ALWAYS),
             rewards.State,

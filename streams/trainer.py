@@ -131,7 +131,8 @@ class Trainer:
         log.info("announced version %s of batch %s", trained.version[:12], newest.batch)
 
     async def _train(self, log_reader: Reader, batches: list[BatchClosed]) -> ModelTrained:
-        from models.dpo import DpoSettings, train
+        from models.adapters import AdapterRefused
+        from models.dpo import DpoSettings, Untrainable, train
         from models.evaluate import EvaluationSettings, evaluate
 
         self.vault.refresh()
@@ -152,17 +153,20 @@ class Trainer:
             self.crash_point(f"{point}-{step}")
 
         self.tell(state="training", step=0, steps=0, loss=None)
-        trained = await asyncio.to_thread(
-            train,
-            self.base,
-            rows,
-            settings,
-            store,
-            stepped,
-            provenance={"batches": [batch.batch for batch in batches], "root": root},
-            step_hook=hook,
-            crash_point=self.crash_point,
-        )
+        try:
+            trained = await asyncio.to_thread(
+                train,
+                self.base,
+                rows,
+                settings,
+                store,
+                stepped,
+                provenance={"batches": [batch.batch for batch in batches], "root": root},
+                step_hook=hook,
+                crash_point=self.crash_point,
+            )
+        except (Untrainable, AdapterRefused) as refused:  # the same rows do so every time: what follows is trained on
+            raise BatchBroken(str(refused)) from refused
         self.tell(state="evaluating")
         measure = EvaluationSettings(seed=self.settings.seed, threads=self.settings.threads)
         measured = await asyncio.to_thread(evaluate, self.base, trained.path, held, measure)
@@ -193,7 +197,7 @@ class Trainer:
         measured: Measured,
         baseline: Measured,
     ) -> ModelTrained:
-        rows, held = dataset.split()
+        _, held = dataset.split()
         thin = max(1, -(-len(trained.losses) // LOSSES_MAX))
         return ModelTrained(
             version=trained.sha256,
@@ -206,9 +210,9 @@ class Trainer:
             first_offset=min(batch.first_offset for batch in batches),
             last_offset=max(batch.last_offset for batch in batches),
             cut={f"{topic}/{partition}": end for (topic, partition), end in dataset.cut.items()},
-            trained=len(rows),
+            trained=trained.rows,
             held_back=len(held),
-            withheld=sum(dataset.withheld.values()),
+            withheld=sum(dataset.withheld.values()) + len(trained.skipped),
             settings={name: value for name, value in asdict(trained.settings).items() if name != "seed"},
             seed=self.settings.seed,
             code=_code(),

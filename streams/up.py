@@ -13,6 +13,8 @@ from streams.settings import Settings
 from streams.show import Screen
 from streams.supervisor import Deployment, deployment, require_port
 
+ENDING = (signal.SIGINT, signal.SIGTERM)
+
 
 def run_up(settings: Settings) -> None:
     """Run until SIGINT or SIGTERM; CannotRun or FolderInUse says why it cannot."""
@@ -21,24 +23,34 @@ def run_up(settings: Settings) -> None:
 
 
 async def _up(settings: Settings, screen: Screen) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def asked() -> None:
+        stop.set()
+        # Python waits for a thread that fetches jars: a second signal ends this process, and our children with it.
+        for number in ENDING:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in ENDING:
+        loop.add_signal_handler(number, asked)
     access(settings)  # a bad address or secret of the schema registry is refused before anything runs
     async with deployment(settings, {}, lambda text: screen.say(f"  {text}")) as running:
         live = ["follow"] if settings.follow else []
         names = ("worker", "graph", "trainer", "server", "embedder", "sink", "ticker", *live)
-        await start_all(running, screen, *names)
-        stopped = asyncio.create_task(stop.wait())
-        ready = asyncio.create_task(_tell_when_ready(settings, screen))
-        registering = asyncio.create_task(
-            asyncio.to_thread(register_if_set, settings, lambda text: screen.say(f"  {text}"))
-        )
-        waiting: set[asyncio.Future[Any]] = {stopped, running.failed}
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        registering.cancel()
-        screen.say("\nstopping")
+        over: set[asyncio.Future[Any]] = {asyncio.create_task(stop.wait()), running.failed}
+        starting = asyncio.create_task(start_all(running, screen, *names))
+        beside = [starting]
+        await asyncio.wait({*over, starting}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            registering = asyncio.to_thread(register_if_set, settings, lambda text: screen.say(f"  {text}"))
+            beside = [asyncio.create_task(one) for one in (_tell_when_ready(settings, screen), registering)]
+            await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+        for task in beside:
+            task.cancel()
+        await asyncio.wait({starting})  # what it shows is taken down before anything else is said
+        screen.say("\nstopping; a second Ctrl-C ends it at once")
         if running.failed.done():
             running.failed.result()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 GONE_POSTS_MAX = 5_000_000  # deleted posts remembered, about 300 MB; the longest gone is forgotten first
+REVISIONS_MAX = 5_000_000  # ids of revisions remembered, about as large; the longest unsaid is forgotten first
 SENT_MAX = 100_000  # receipts remembered after they were sent: the stated window of dedupe by id
 
 TABLES = """
@@ -25,6 +26,7 @@ create table if not exists place (
     partition integer primary key, next integer not null, last integer not null, fingerprint text not null
 );
 create table if not exists gone_post (number integer primary key, post text unique not null);
+create table if not exists revision (number integer primary key, named text unique not null, post text not null);
 create table if not exists gone_owner (owner text primary key, erased integer not null) without rowid;
 create table if not exists receipt (
     number integer primary key, record text unique not null, owner text not null, post text, partition integer not null,
@@ -84,10 +86,11 @@ class Ledger:
         bound: Mapping[str, str],
         gone_posts: Iterable[str] = (),
         owners: Mapping[str, bool | None] | None = None,
+        revisions: Mapping[str, str] | None = None,
     ) -> None:
-        """Keep one chunk: places, deleted posts, and authors (True erased, False hidden, None shown again)."""
+        """Keep one chunk: places, deleted posts, authors (True erased, False hidden, None shown again), revisions."""
         with self._whole():
-            self._keep(places, bound, gone_posts, (owners or {}).items())
+            self._keep(places, bound, gone_posts, (owners or {}).items(), (revisions or {}).items())
 
     def _keep(
         self,
@@ -95,12 +98,17 @@ class Ledger:
         bound: Mapping[str, str],
         gone_posts: Iterable[str],
         said: Iterable[tuple[str, bool | None]],
+        revisions: Iterable[tuple[str, str]],
     ) -> None:
         self._db.executemany("insert or replace into bound values (?, ?)", bound.items())
         self._db.executemany("insert or replace into place values (?, ?, ?, ?)", [(n, *p) for n, p in places.items()])
         self._db.executemany("insert or ignore into gone_post (post) values (?)", [(post,) for post in gone_posts])
         self._db.execute(
             "delete from gone_post where number <= (select max(number) from gone_post) - ?", (GONE_POSTS_MAX,)
+        )
+        self._db.executemany("insert or replace into revision (named, post) values (?, ?)", revisions)
+        self._db.execute(
+            "delete from revision where number <= (select max(number) from revision) - ?", (REVISIONS_MAX,)
         )
         self._db.executemany(
             "insert into gone_owner values (?, ?) on conflict do update set erased = max(erased, excluded.erased)",
@@ -112,8 +120,13 @@ class Ledger:
         )
 
     def post_is_gone(self, post: str) -> bool:
-        """Say whether the post was deleted."""
+        """Say whether the post was deleted, or a revision of that id."""
         return self._db.execute("select 1 from gone_post where post = ?", (post,)).fetchone() is not None
+
+    def post_of(self, revision: str) -> str | None:
+        """Give the post that a revision's own id stands for, or None."""
+        row = self._db.execute("select post from revision where named = ?", (revision,)).fetchone()
+        return None if row is None else str(row[0])
 
     def owner_is_gone(self, owner: str) -> str | None:
         """Say "erased" or "hidden" of an author, or None."""

@@ -3,9 +3,10 @@
 X gives no cursor. Ours is the time (ms) up to which everything was received; after a cut it says what to ask for: a
 backfill of up to five minutes, the recovery of a day, or nothing, and then there is a Gap. X does not say whether a
 recovery was whole: where its newest post is not near its end the rest is asked for again, and then it is a Gap. While
-older posts still flow in the cursor stays where it was, for a second cut then would lose the rest. Endpoints and errors
-as in X API v2, "Filtered stream", "Compliance streams", "Handling disconnections", "Recovery and redundancy"
-(docs.x.com).
+older posts still flow in the cursor stays where it was, for a second cut then would lose the rest. A connection may
+take a minute to open, and what X sends counts from then: what is made meanwhile is in the backfill or in a Gap.
+Endpoints and errors as in X API v2, "Filtered stream", "Compliance streams", "Handling disconnections", "Recovery and
+redundancy" (docs.x.com).
 """
 
 import re
@@ -73,11 +74,26 @@ def plan(now_ms: int, cursor_ms: int | None, backfill_minutes: int, recovery: bo
     if recovery and backfill_minutes:  # the recovery takes time itself, which a backfill must cover
         start_ms = max(cursor_ms - MARGIN_MS, now_ms - DAY_MS + MARGIN_MS)
         gap = Gap(cursor_ms, start_ms, "X recovers one day only") if start_ms > cursor_ms else None
-        return Request({"start_time": _utc(start_ms), "end_time": _utc(now_ms)}, now_ms, gap, True)
+        until_ms = now_ms - now_ms % 1000  # X's times are whole seconds
+        return Request({"start_time": _utc(start_ms), "end_time": _utc(until_ms)}, until_ms, gap, True)
     most = f"a backfill of {backfill_minutes} minutes covers no more" if backfill_minutes else "X has no cursor"
     gap = Gap(cursor_ms, max(cursor_ms, now_ms - backfill_minutes * 60_000), most)
     params = {"backfill_minutes": str(backfill_minutes)} if backfill_minutes else {}
     return Request(params, None, gap, bool(backfill_minutes))
+
+
+def _left(request: Request, cursor_ms: int | None, opened_ms: int) -> Gap | None:
+    """Give what a connection that is open since `opened_ms` does not bring: the plan could not know when that would be.
+
+    A recovery brings what lies between two times, whenever it opens; a backfill and what follows count from there.
+    """
+    if request.until_ms is not None or cursor_ms is None:
+        return request.gap
+    since_ms = opened_ms - 60_000 * int(request.params.get("backfill_minutes", "0"))
+    if request.gap is not None:
+        return request.gap._replace(until_ms=max(request.gap.until_ms, since_ms))
+    late = "the stream took too long to open for its backfill"
+    return Gap(cursor_ms, since_ms, late) if since_ms > cursor_ms else None
 
 
 def _utc(ms: int) -> str:
@@ -109,7 +125,7 @@ class XStream:
             now_ms = self.clock_ms()
             request = plan(now_ms, at_ms, self.backfill_minutes, self.recovery)
             newest_ms = 0
-            async with aclosing(self._connection(request, now_ms)) as arrivals:
+            async with aclosing(self._connection(request, at_ms)) as arrivals:
                 async for one in arrivals:
                     newest_ms = max(newest_ms, (isinstance(one, Arrival) and one.made_ms) or 0)
                     yield one
@@ -124,14 +140,15 @@ class XStream:
             asked, at_ms = 0, until_ms  # a recovery is through; what was made meanwhile comes next
             yield Arrival(None, str(at_ms))
 
-    async def _connection(self, request: Request, now_ms: int) -> AsyncGenerator[Arrival | Gap, None]:
+    async def _connection(self, request: Request, cursor_ms: int | None) -> AsyncGenerator[Arrival | Gap, None]:
         recovering, catching_up = request.until_ms is not None, request.catching_up
-        reached_ms = now_ms
+        opened_ms = reached_ms = 0
         async with aclosing(self._lines({**self.params, **request.params})) as lines:
             async for line in lines:
                 if line is None:  # the stream is open
-                    if request.gap is not None:
-                        yield request.gap
+                    opened_ms = reached_ms = self.clock_ms()
+                    if gap := _left(request, cursor_ms, opened_ms):
+                        yield gap
                     if not catching_up:
                         yield Arrival(None, str(reached_ms))
                     continue
@@ -142,7 +159,7 @@ class XStream:
                     catching_up = recovering
                 elif made_ms is not None:  # not the time of arrival, for posts may wait in X's queue
                     reached_ms = max(reached_ms, min(made_ms, self.clock_ms()))
-                    catching_up = catching_up and (recovering or made_ms < now_ms + MARGIN_MS)
+                    catching_up = catching_up and (recovering or made_ms < opened_ms + MARGIN_MS)
                 yield Arrival(data or None, None if catching_up else str(reached_ms), made_ms)
         if not recovering:
             raise SourceBroken("X closed the connection")

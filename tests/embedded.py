@@ -46,6 +46,7 @@ class Oracle:
     def __init__(self) -> None:
         self.rows: dict[str, tuple[int, str, str]] = {}  # post -> revision, owner, hash of words
         self.deleted: set[str] = set()
+        self.named: dict[str, str] = {}  # a revision's own name -> its post
         self.erased: set[str] = set()
         self.hidden: set[str] = set()
         self.asked: set[tuple[str, str | None]] = set()
@@ -54,8 +55,7 @@ class Oracle:
         if isinstance(event, PostObserved):
             self._post(event)
         elif isinstance(event, PostDeleted):
-            self.deleted.add(event.post)
-            self.rows.pop(event.post, None)
+            self._delete(event.post, self.named.get(event.post, event.post))
             self.asked.add((event.owner, event.post))
         elif isinstance(event, ps.AuthorShown):
             self.hidden.discard(event.owner)
@@ -69,8 +69,17 @@ class Oracle:
             self.rows = {name: row for name, row in self.rows.items() if row[1] != event.owner}
             self.asked.add((event.owner, None))
 
+    def _delete(self, *names: str) -> None:
+        for name in names:
+            self.deleted.add(name)
+            self.rows.pop(name, None)
+
     def _post(self, event: PostObserved) -> None:
         assert isinstance(event.content, PostContent)
+        if event.named is not None:
+            self.named[event.named] = event.post
+            if event.named in self.deleted:
+                self._delete(event.post)
         if event.reposted or event.post in self.deleted or event.owner in self.erased | self.hidden:
             return
         if not event.rights.index or not event.content.text.strip():

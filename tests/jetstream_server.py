@@ -91,7 +91,8 @@ class JetstreamServer:
                 newest = asyncio.create_task(self.live.get())
                 await asyncio.wait({newest, closed}, return_when=asyncio.FIRST_COMPLETED)
                 if closed.done():
-                    newest.cancel()
+                    if not newest.cancel():  # it came for whoever connects next
+                        self.live.put_nowait(newest.result())
                     return
                 await self._send(connection, newest.result())
         except ConnectionClosed:

@@ -23,6 +23,7 @@ PROVEN = "a version names exactly what it was made of, and is made of it again"
 SAFE = "no version answers that is worse or retracted"
 FAIR = "a reward says what people did, once each, in time"
 RIGHTS = "nothing is used that its author or the policy forbids"
+KEPT = "what runs is known, what can go on does, and what cannot says so and ends"
 
 _LIFE = "tests/test_simulation.py::test_every_life_ends_as_if_nothing_had_gone_wrong"
 _CARE = "tests/test_dead_letters.py::test_the_one_record_that_fails_is_found_and_nothing_else_changes"
@@ -321,6 +322,11 @@ SHELL = (
        "chunk = Chunk(tp, part[0].offset, part[-1].offset + 1, part, fetched.epoch)",
        "behind a transaction's marker a worker ends, starts and ends for ever", WHOLE,
        "shell.py::test_chunks_join_without_a_hole_over_a_transactions_marker"),
+    _m("odd-header-name-stumbled-over", "streams/header_names.py",
+       "fetcher.MemoryRecords = Records",
+       "fetcher.MemoryRecords = MemoryRecords",
+       "one record of any client with a header's name in Latin-1 stops every agent for ever", WHOLE,
+       "foreign_batches.py::test_what_stands_around_such_a_record_in_a_fetch_is_read_once"),
     _m("batches-pipelined", "streams/sender.py",
        '                await self._send_batch(producer, batch, topic, partition)\n'
        '                crash_point("mid-send")  # between',
@@ -404,6 +410,11 @@ TRAINER = (
        "path.append((level[sibling], sibling < index))",
        "path.append((level[sibling], sibling > index))",
        "no proof holds", PROVEN, "ids.py::test_roots_and_proofs_are_those_of_the_rfc"),
+    _m("walk-cut-where-links-are", "streams/lineage.py",
+       "Step(record, _cause(record), tuple(_made_of(record)))",
+       "Step(record, _cause(record), tuple(_made_of(record))[:LINKS_MAX])",
+       "a version's lineage leaves out posts that it was made of, and counts none of them", PROVEN,
+       "tracing.py::test_a_lineage_is_bounded_and_says_what_it_left_out"),
     _m("newest-batch-first", "streams/trainer.py",
        "offset, newest = waiting[0]",
        "offset, newest = waiting[-1]",
@@ -456,6 +467,7 @@ TRAINER = (
 
 _LATE = "metadata.py::test_a_delete_that_comes_before_its_post_waits_for_it"
 _NEVER = "snapshots.py::test_a_destroyed_key_is_never_made_again_by_anyone"
+_VERSION = "embedder_chunks.py::test_a_deletion_that_names_a_later_version_deletes_the_post_whatever_comes_first"
 _NO_BYTE = "puncture.py::test_no_byte_on_disk_leads_to_a_forgotten_post_and_every_other_stays"
 _GONE = "snapshots.py::test_the_bytes_of_a_destroyed_key_are_in_no_file"
 ERASURE = (
@@ -526,15 +538,20 @@ ERASURE = (
        "what makes nonces also encrypts: no key of two halves", SEALED,
        "survivors.py::test_the_half_of_a_key_that_makes_nonces_opens_nothing"),
     _m("deletion-does-not-wait", "agents/metadata.py",
-       "if post.post in state.deleted or not _used(post.owner, state):",
-       "if not _used(post.owner, state):",
+       "if post.post in state.deleted or post.owner in state.erased:",
+       "if post.owner in state.erased:",
        "a post whose deletion came first comes in for good", FORGET, _LATE),
     _m("erased-author-comes-back", "agents/metadata.py",
-       "return owner not in state.erased and owner not in state.hidden",
-       "return owner not in state.hidden",
+       "if post.post in state.deleted or post.owner in state.erased:",
+       "if post.post in state.deleted:",
        "posts of an erased author are used again", FORGET,
        "metadata.py::test_an_erased_author_who_is_shown_again_stays_erased",
        "metadata.py::test_an_erased_author_is_withdrawn_everywhere_and_gets_one_receipt"),
+    _m("hiding-forgets-the-ids-of-versions", "agents/metadata.py",
+       '        if reason in ("post-deleted", "author-erased"):\n            state.named.pop(name, None)',
+       "        state.named.pop(name, None)",
+       "a post whose author was hidden once outlives the deletion of a later version", FORGET,
+       "metadata.py::test_a_post_of_somebody_who_was_hidden_is_forgotten_under_every_id_it_had"),
     _m("revisions-stay-behind", "agents/metadata.py",
        "for name in (post, *known.names):",
        "for name in (post,):",
@@ -557,16 +574,42 @@ ERASURE = (
        "embedder_chunks.py::test_no_receipt_is_written_while_bytes_are_left"),
     _m("checkpoint-before-the-rows", "streams/embedder.py",
        "        self._forget(made)\n        self._write(made)\n"
-       "        self.ledger.commit(moved, self._bound(), made.deleted, made.owners)\n",
-       "        self.ledger.commit(moved, self._bound(), made.deleted, made.owners)\n"
+       "        self.ledger.commit(moved, self._bound(), made.deleted, made.owners, made.revisions)\n",
+       "        self.ledger.commit(moved, self._bound(), made.deleted, made.owners, made.revisions)\n"
        "        self._forget(made)\n        self._write(made)\n",
        "a crash in between leaves a post out of the index for ever", WHOLE,
        "embedder_chunks.py::test_chunks_cut_anywhere_and_begun_again_after_a_crash_end_at_the_same_rows"),
+    _m("revisions-known-for-one-chunk", "streams/embed_plan.py",
+       "post = made.revisions.get(event.post) or gone.post_of(event.post)",
+       "post = made.revisions.get(event.post)",
+       "an edited post that is deleted under its newest id stays searchable", FORGET, _VERSION),
+    _m("revision-encoded-after-its-deletion", "streams/embed_plan.py",
+       "if post.named is not None and (post.named in made.deleted or gone.post_is_gone(post.named)):",
+       "if post.named is not None and post.named in made.deleted:",
+       "a revision that comes after its deletion brings the post back", FORGET, _VERSION),
+    _m("full-disk-ends-the-status", "streams/embedder.py",
+       "            except OSError as error:  # a full disk, which has room again one day\n",
+       "            except ValueError as error:\n",
+       "a disk that was full for a moment ends the embedder", WHOLE,
+       "embedder_chunks.py::test_a_full_disk_ends_no_status_for_good"),
+    _m("status-that-ended-is-not-missed", "streams/embedder.py",
+       "                if telling.done():\n                    telling.result()",
+       "                if telling.cancelled():\n                    telling.result()",
+       "an embedder that says nothing more of itself goes on as if it did", WHOLE,
+       "embedder_chunks.py::test_any_other_fault_of_the_status_ends_the_process"),
+    _m("dead-store-leaves-no-figures", "streams/machine_metrics.py",
+       "        for name, status in followed.items():\n",
+       "        for name, status in told.items():\n",
+       "a sink that was killed raises no alert, and records wait for good", WHOLE,
+       "metrics.py::test_a_store_that_died_raises_the_alert_and_one_that_ended_as_asked_does_not"),
 )  # fmt: skip
 
 # ---- forgetting in the tables ---------------------------------------------------------------------------------------
 
 _HIDDEN = "forgetting.py::test_whoever_is_forgotten_is_hidden_under_every_name_that_an_id_holds"
+_VERSIONS = "sink.py::test_a_deletion_of_one_version_takes_all_of_them_whatever_comes_first"
+_READ_AGAIN = "sink.py::test_a_request_that_is_read_again_is_counted_once_and_has_one_receipt"
+_CUT = "sink.py::test_any_cut_of_a_log_into_batches_gives_the_same_rows"
 FORGETTING = (
     _m("hidden-by-the-whole-id-only", "streams/forgetting.py",
        "any(digest(name) in self._names for name in parts_of(value))",
@@ -591,6 +634,35 @@ FORGETTING = (
        "return self.erased if self.erased and not (self._old_parts <= self._inactive()) else []",
        "a receipt is sent when the first old part is gone, and others hold the bytes", FORGET,
        "forgetting.py::test_no_receipt_is_due_while_an_old_part_lies_on_the_disk"),
+    _m("late-revision-leaves-its-post", "streams/forgetting.py",
+       "        self.ask(asked.values())\n",
+       "",
+       "a deleted version that is seen only later leaves the others in the tables", FORGET, _VERSIONS),
+    _m("versions-of-one-step-only", "streams/forgetting.py",
+       "in ([t.TABLES[PostObserved], t.TABLES[PostEdited]], t.TABLES.values()):",
+       "in (t.TABLES.values(),):",
+       "what hangs on a post's other versions stays when one of them is deleted", FORGET, _VERSIONS),
+    _m("read-again-is-counted-anew", "streams/forgetting.py",
+       "one.rows, one.asked_ms = self._kept.get(one.key, (None, _now_ms()))",
+       "one.rows, one.asked_ms = None, _now_ms()",
+       "after a kill the receipt says that nothing was there", FORGET, _READ_AGAIN),
+    _m("taken-up-and-read-again", "streams/sink.py",
+       "if one.offset < self.written.get((one.topic, one.partition), 0)]",
+       "if one.offset <= self.written.get((one.topic, one.partition), 0)]",
+       "one request has two receipts under one id, and the second says that nothing was there", FORGET, _READ_AGAIN),
+    _m("batch-goes-on-behind-a-lift", "streams/sink.py",
+       "self.lift, records, rest = lift, records[:index], records[index:]\n                        break\n",
+       "self.lift = lift\n",
+       "what an author says after being shown again is dropped with what they said before", WHOLE, _CUT),
+    _m("hidden-by-the-batch-being-written", "streams/sink.py",
+       "return (owner, why) in self._hides or self.forgetting.withholds(owner, why)",
+       "return self.forgetting.withholds(owner, why)",
+       "who is hidden in one batch and shown in the next stays out for ever", WHOLE, _CUT),
+    _m("waits-for-silent-clients", "streams/analytics.py",
+       "            server.close()\n",
+       "            server.close()\n            await server.wait_closed()\n",
+       "on Python 3.12 one open connection keeps the sink from ending", KEPT,
+       "analytics.py::test_a_client_that_says_nothing_keeps_nobody_from_ending"),
 )  # fmt: skip
 
 # ---- backup and restore ---------------------------------------------------------------------------------------------
@@ -672,7 +744,17 @@ AGENTS = (
        '    if event.subject in state.gone:\n        return [_refused(record, event, "too-late"',
        "a judgement after the last age vanishes without a word", FAIR,
        "rewards.py::test_feedback_after_the_last_age_is_refused_with_that_reason"),
-    _m("a-vote-for-each-judgement", "agents/rewards.py",
+    _m("no-room-and-no-word", "agents/rewards.py",
+       "            said.append(_reward(name, subject, prompt, noted, age_ms, index, final=True))\n",
+       "",
+       "a feed that is too fast closes nothing, and says nothing of it", FAIR,
+       "rewards.py::test_every_subject_ends_once_however_little_room_there_is"),
+    _m("judgement-named-by-its-words", "streams/judging.py",
+       "key = uuid4().hex if idempotency_key is None else checked_key(idempotency_key)",
+       'key = checked_key(idempotency_key or "none")',
+       "who says up, down and up again is taken for somebody who says down", FAIR,
+       "judging.py::test_the_last_word_stands_however_often_it_was_said_before"),
+    _m("a-vote-for-each-judgement", "agents/scoring.py",
        "return round(math.fsum(math.fsum(own) / len(own) for own in votes) / (len(votes) + PRIOR_VOTES), 6)",
        "return round(math.fsum(math.fsum(own) for own in votes) / (sum(map(len, votes)) + PRIOR_VOTES), 6)",
        "who judges often buys a reward", FAIR,
@@ -754,6 +836,22 @@ SOURCES = (
        "records = [*await asyncio.to_thread(self.intake.take, lines, now_ms)]",
        "messages that may be missing are missed in silence", WHOLE,
        "follow.py::test_a_gap_is_in_alerts_before_the_cursor_passes_it"),
+    _m("opening-takes-no-time", "streams/x_stream.py",
+       "if gap := _left(request, cursor_ms, opened_ms):",
+       "if gap := request.gap:",
+       "what is posted while a connection to X opens is in no backfill and in no gap", WHOLE,
+       "x_gaps.py::test_below_every_cursor_all_is_given_or_told_of_however_long_a_connection_takes_to_open"),
+    _m("quiet-stream-hides-the-clock", "streams/jetstream.py",
+       "if self._ahead >= AHEAD_MAX or now_ms - self._ahead_since_ms >= AHEAD_MS_MAX:",
+       "if self._ahead >= AHEAD_MAX:",
+       "on a clock that is behind a stream of few messages has no cursor for hours, and nobody is told", WHOLE,
+       "jetstream.py::"
+       "test_a_quiet_stream_tells_of_a_clock_that_is_behind_too_whichever_connection_its_messages_take"),
+    _m("refused-again-in-silence", "streams/parking.py",
+       "                tries = 0\n                self.refused.pop(stream, None)\n",
+       "                tries = 0\n",
+       "a stream that was well for months and is refused with the words of its first day raises no alert", WHOLE,
+       "parking.py::test_a_stream_that_was_well_and_is_refused_again_is_told_of_again"),
     _m("policy-open-by-default", "streams/policy.py",
        'UNKNOWN = Verdict("unknown-source", index=False, train=False, show=False)',
        'UNKNOWN = Verdict("unknown-source", index=True, train=True, show=True)',
@@ -783,9 +881,11 @@ SOURCES = (
 
 EDGE = (
     _m("noted-before-it-is-acknowledged", "streams/ingest.py",
+       "            if chunk:\n"
        "                await sender.send(chunk)\n"
-       "                await asyncio.to_thread(intake.acknowledged, chunk)\n",
-       "                await asyncio.to_thread(intake.acknowledged, chunk)\n"
+       "            await asyncio.to_thread(intake.acknowledged, chunk)\n",
+       "            await asyncio.to_thread(intake.acknowledged, chunk)\n"
+       "            if chunk:\n"
        "                await sender.send(chunk)\n",
        "what the broker did not take is never taken in again", WHOLE,
        "written.py::test_what_the_log_did_not_acknowledge_is_written_when_it_is_taken_in_again"),
@@ -800,10 +900,36 @@ EDGE = (
        "the ids that were written last are forgotten at once", ONCE,
        "written.py::test_old_ids_make_room_and_the_newer_half_stays"),
     _m("written-ids-not-asked-for", "streams/ingest.py",
-       "                if self._is_new(one):\n",
-       "                if self.time_ms >= 0:\n",
+       "return None if self.known.written.knows(name) else record",
+       "return record",
        "a file taken in again beyond the window says everything again under the same names", ONCE,
        "written.py::test_a_file_taken_in_again_beyond_the_windows_of_the_steps_changes_nothing"),
+    _m("counts-never-go-back", "streams/polls.py",
+       "name = None if newest is None or newest == content else sight",
+       "name = None",
+       "a post that 5,000 bought likes were taken from again is rewarded for them for ever", FAIR,
+       "ingest_polls.py::test_counts_that_go_back_are_written_and_what_says_the_same_is_not"),
+    _m("sights-not-noted", "streams/polls.py",
+       "self._names |= {content, sight}",
+       "self._names |= {content}",
+       "a file taken in again says once more what its counts were, and the old ones count", ONCE,
+       "ingest_polls.py::test_a_file_taken_in_again_adds_nothing_whatever_came_between"),
+    _m("letters-about-anybody", "streams/letters.py",
+       "forbidden = fault.reason if fault.reason in UNLETTERED else self._forbidden(raw, value)",
+       "forbidden = fault.reason if fault.reason in UNLETTERED else None",
+       "whoever may not be kept is, in a dead letter, if anything of theirs does not fit", RIGHTS,
+       "ingest_unlettered.py::test_an_account_that_says_no_leaves_nothing_whatever_else_does_not_fit",
+       "ingest_unlettered.py::test_of_a_source_that_may_not_be_stored_nothing_is_left"),
+    _m("letters-about-the-erased", "streams/letters.py",
+       "if any(self.keys.make(owner) is None for owner in owners):",
+       "if any(self.keys.make(owner) == owner for owner in owners):",
+       "an erased author's words come in again, in a dead letter", FORGET,
+       "ingest_unlettered.py::test_an_erased_author_leaves_nothing_whatever_else_does_not_fit"),
+    _m("inner-statuses-belong-to-nobody", "streams/mastodon.py",
+       "            yield raw\n            waiting.extend(_inside(raw))\n",
+       "            yield raw\n",
+       "what was boosted or quoted stays when its author deletes it", FORGET,
+       "mastodon_stream.py::test_whatever_a_message_brings_is_gone_when_its_deletion_is_told"),
     _m("second-statement-passes", "streams/guard.py",
        '        if text == ";":\n',
        '        if text == ";" and next_kind == "end":\n',
@@ -826,8 +952,45 @@ EDGE = (
        "guard.py::test_whatever_is_no_question_is_refused_however_it_is_written"),
 )  # fmt: skip
 
+# ---- what keeps processes running, and ends them --------------------------------------------------------------------
+
+RUNNING = (
+    _m("child-forgotten-on-a-full-disk", "streams/supervisor.py",
+       "except OSError as error:  # a full disk: it runs all the same",
+       "except ValueError as error:  # a full disk: it runs all the same",
+       "at every back-off one more process is started, and none of them is ended", KEPT,
+       "supervisor.py::test_on_a_full_disk_one_child_is_started_and_it_is_known"),
+    _m("untold-is-silent", "streams/shell.py",
+       "os.utime(path)  # needs no room",
+       "path.stat()  # needs no room",
+       "a worker that goes on with a full disk passes for silent and is killed", KEPT,
+       "shell.py::test_a_status_that_the_disk_does_not_take_ends_nothing_and_the_file_says_that_somebody_lives"),
+    _m("touched-and-still-behind", "streams/healthy.py",
+       'told |= {"time": touched_s, "partitions": {}}',
+       'told |= {"time": touched_s}',
+       "a worker that goes on with a full disk passes for one that stands still and is killed", KEPT,
+       "healthy.py::test_who_can_only_touch_its_status_lives_and_how_far_it_is_nobody_knows",
+       "supervisor.py::test_a_worker_that_can_only_touch_its_status_is_left_alone"),
+    _m("topics-refused-for-ever", "streams/cli.py",
+       '"TopicForbidden", "TopicMismatch", "TopicRefused",',
+       '"TopicForbidden",',
+       "with a number of partitions that does not fit, everything is started again without end", KEPT,
+       "cli.py::test_topics_that_cannot_be_used_are_a_persons_matter_and_those_that_are_late_are_not"),
+    _m("deaf-while-it-starts", "streams/up.py",
+       "await asyncio.wait({*over, starting}, return_when=asyncio.FIRST_COMPLETED)",
+       "await asyncio.wait({running.failed, starting}, return_when=asyncio.FIRST_COMPLETED)",
+       "Ctrl-C does nothing before the broker serves", KEPT,
+       "up.py::test_asked_to_end_while_the_broker_begins_it_ends_and_leaves_nothing"),
+    _m("deaf-while-it-ends", "streams/up.py",
+       "signal.signal(number, signal.SIG_DFL)",
+       "loop.add_signal_handler(number, asked)",
+       "no Ctrl-C ends what waits for a mirror that does not answer", KEPT,
+       "up.py::test_what_cannot_be_broken_off_ends_when_it_is_asked_to_a_second_time"),
+)  # fmt: skip
+
 MUTANTS = (
     *FOLD, *LETTERS, *NAMES, *SNAPSHOTS, *SHELL, *TRAINER, *ERASURE, *FORGETTING, *BACKUP, *AGENTS, *SOURCES, *EDGE,
+    *RUNNING,
 )  # fmt: skip
 BY_NAME = {one.name: one for one in MUTANTS}
 

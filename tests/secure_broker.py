@@ -142,7 +142,7 @@ def binding(rule: Rule) -> AclBinding:
     return AclBinding(
         ResourceType[rule.kind.replace("-", "_").upper()],
         rule.name,
-        ResourcePatternType.LITERAL,
+        ResourcePatternType.PREFIXED if rule.prefixed else ResourcePatternType.LITERAL,
         f"User:{rule.user}",
         "*",
         AclOperation[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", rule.operation).upper()],

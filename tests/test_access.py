@@ -295,6 +295,8 @@ def test_rules_name_every_resource_whole_and_render_as_kafkas_own_tool_takes_the
     said = lines(rules(settings, "trainer"))
     assert "--add --allow-principal User:trainer --topic n.candidates --operation Read --operation Write" in said
     assert "--add --allow-principal User:trainer --transactional-id n.xinfluencer-trainer --operation Write" in said
+    groups = "--add --allow-principal User:operator --group n.xinfluencer-worker --operation Describe"
+    assert f"{groups} --resource-pattern-type prefixed" in lines(rules(settings, "operator"))
     for wrong in ("nobody", "trainer:graph", "worker:none"):
         with pytest.raises(ValueError, match="there is no"):
             rules(settings, wrong)

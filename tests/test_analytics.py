@@ -234,6 +234,43 @@ def test_the_socket_is_ours_alone_and_survives_nonsense(house: Settings, asker: 
     assert not path.exists()
 
 
+def clients_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `wait_closed` wait until every client is gone, on any Python as from 3.12 on."""
+    if sys.version_info < (3, 12):
+
+        async def wait_closed(server: Any) -> None:
+            while server._active_count:
+                await asyncio.sleep(0.01)
+
+        monkeypatch.setattr(asyncio.base_events.Server, "wait_closed", wait_closed)
+
+
+@pytest.mark.parametrize("how", ["told to stop", "cancelled"])
+def test_a_client_that_says_nothing_keeps_nobody_from_ending(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients_are_waited_for(monkeypatch)
+    settings = settings_in(tmp_path)
+    path = an.socket_path(settings)
+
+    async def ends() -> bool:
+        stopping = asyncio.Event()
+        task = asyncio.create_task(an.Answering(settings).serve(stopping))
+        while not path.exists():
+            await asyncio.sleep(0.01)
+        _, silent = await asyncio.open_unix_connection(path)
+        await asyncio.sleep(0.05)
+        if how == "cancelled":  # as when the other task of the sink fails
+            task.cancel()
+        stopping.set()
+        done, _ = await asyncio.wait({task}, timeout=1.0)
+        silent.close()
+        return bool(done)
+
+    assert asyncio.run(ends())
+    assert not path.exists()
+
+
 def test_a_path_too_long_for_a_socket_goes_to_a_folder_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     far = settings_in(tmp_path / ("x" * 120))

@@ -92,6 +92,18 @@ def test_what_was_backed_up_comes_back_to_the_byte(settings: Settings, store: St
     assert any(path.endswith("cursor") for path in before)
 
 
+def test_a_data_folder_that_is_a_link_is_restored_to_where_it_leads(settings: Settings, store: Store) -> None:
+    before = tree(settings.data)
+    make(settings, store, NOW_MS)
+    link, disk = lost(settings), settings.data.with_name("disk")
+    disk.mkdir()
+    link.symlink_to(disk)
+    restore.restore(link, store.folder)
+    assert link.is_symlink()
+    assert tree(disk) == before
+    assert not list(link.parent.glob(".*restoring"))
+
+
 def test_words_in_clear_and_what_can_be_made_again_stay_away(settings: Settings, store: Store) -> None:
     make(settings, store, NOW_MS)
     names = {one.path for one in store.manifest(store.names()[-1]).files}
@@ -155,6 +167,9 @@ def test_nothing_is_backed_up_while_something_runs(settings: Settings, store: St
     with pytest.raises(BackupRefused, match=r"sink .* still runs"):
         make(settings, store, NOW_MS)
     status.write_text(json.dumps({"time": time.time() - 3600, "pid": os.getppid()}))
+    with pytest.raises(BackupRefused, match=r"sink .* still runs"):  # no room on its disk: it only touches the file
+        make(settings, store, NOW_MS)
+    os.utime(status, (time.time() - 3600,) * 2)
     assert make(settings, store, NOW_MS)
 
 

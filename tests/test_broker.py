@@ -12,16 +12,19 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Consumer, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient
 from conftest import SessionBroker
 
+from schemas.topics import FEEDBACK
 from streams import broker as embedded
 from streams import jars, java
 from streams.broker_settings import MESSAGE_BYTES_MAX, PORTS, keep_ports
@@ -38,6 +41,8 @@ from streams.kafka import (
     ensure_topics,
     topic_ids,
 )
+from streams.reader import reader
+from streams.settings import Settings
 
 JVM_GONE_S_MAX = 10.0
 
@@ -93,6 +98,58 @@ def test_what_one_client_library_writes_the_other_reads(broker: SessionBroker) -
             got.append(message.value())
     reader.close()
     assert got == [b"from aiokafka", b"from librdkafka"]
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("kept", ["uncompressed", "producer"])  # as the table has it, and as topics from before have
+def test_what_any_client_writes_into_feedback_is_read(broker: SessionBroker, tmp_path: Path, kept: str) -> None:
+    """Packed in any way, and with a header whose name is not UTF-8 (the broker takes it)."""
+    name = f"n-{uuid.uuid4().hex[:8]}"
+    settings = Settings(data=tmp_path, cache=tmp_path, namespace=name, partitions=1)
+    topic, configs = settings.physical("feedback"), FEEDBACK.configs()
+    assert configs["compression.type"] == "uncompressed"
+    asyncio.run(ensure_topics(broker.settings, [TopicSpec(topic, 1, configs | {"compression.type": kept})]))
+    codecs = ["none", "gzip", "snappy", "lz4", "zstd"]
+    for codec in codecs:
+        writer = Producer({"bootstrap.servers": broker.bootstrap, "compression.type": codec, "linger.ms": 50})
+        for n in range(20):
+            writer.produce(topic, f"{codec} {n} {'x' * 500}".encode(), headers=[("plain", b"1")])
+        assert writer.flush(20) == 0
+
+    async def odd_name() -> None:
+        async with AIOKafkaProducer(**broker.settings.client_kwargs()) as producer:
+            batch = producer.create_batch()
+            batch.append(key=None, value=b"odd", timestamp=None, headers=[("caf__", b"1")])
+            batch.close()
+            raw = batch._build().replace(b"caf__", b"caf\xe9!")
+            raw[17:21] = calc_crc32c(bytes(raw[21:])).to_bytes(4, "big")
+            batch._build = lambda: raw
+            await (await producer.send_batch(batch, topic, partition=0))
+
+    async def read() -> list[Any]:
+        async with reader(settings, broker.settings) as log:
+            return [one async for one in log.records("feedback")]
+
+    asyncio.run(odd_name())
+    found = asyncio.run(read())
+    assert [one.value.split()[0].decode() for one in found] == [codec for codec in codecs for _ in range(20)] + ["odd"]
+    assert found[-1].headers == (("caf\N{REPLACEMENT CHARACTER}!", b"1"),)
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(("kept", "expected"), [("uncompressed", "MSG_SIZE_TOO_LARGE"), ("producer", None)])
+def test_what_unpacks_to_more_than_the_limit_is_refused(broker: SessionBroker, kept: str, expected: str | None) -> None:
+    """And a topic that keeps what clients packed takes it: a broker measures what it keeps."""
+    large = {"bootstrap.servers": broker.bootstrap, "compression.type": "zstd", "message.max.bytes": 10_000_000}
+    said: list[str | None] = []
+    writer = Producer(large)
+    writer.produce(
+        fresh_topic(broker, **{"compression.type": kept}),
+        bytes(4 * MESSAGE_BYTES_MAX),
+        on_delivery=lambda error, _: said.append(None if error is None else error.name()),
+    )
+    assert writer.flush(20) == 0
+    assert said == [expected]
 
 
 @pytest.mark.broker

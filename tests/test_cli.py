@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from streams import cli, worker
+from streams.kafka import TopicMismatch, TopicRefused, ensure_topics
 from streams.settings import Settings, SettingsRefused
 from streams.show import Screen, clean, spark
 
@@ -80,6 +83,31 @@ def test_up_on_a_port_that_is_taken_says_so_before_anything_starts(tmp_path: Pat
     assert found.returncode == 1
     assert "XINFLUENCER_PORT" in found.stderr
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(("refusal", "code"), [(TopicMismatch, 78), (TopicRefused, 78), (TimeoutError, 1)])
+def test_topics_that_cannot_be_used_are_a_persons_matter_and_those_that_are_late_are_not(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    refusal: type[Exception],
+    code: int,
+) -> None:
+    """By the exit code a supervisor goes: 78 ends `up` with the sentence, 1 is started again."""
+
+    async def refuses(*_: object) -> None:
+        raise refusal("the topics are not as they should be")
+
+    monkeypatch.setenv("XINFLUENCER_KAFKA", "127.0.0.1:1")
+    monkeypatch.setenv("XINFLUENCER_DATA", str(tmp_path))
+    monkeypatch.setenv("GOMP_SPINCOUNT", "2000")
+    monkeypatch.setattr(worker, "ensure_topics", refuses)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["worker"])
+    assert ended.value.code == code
+    assert "the topics are not as they should be" in capsys.readouterr().err
+    documented = set(re.findall(r"\b(Topic\w+|\w+Error)\b", str(ensure_topics.__doc__)))
+    assert documented == {"TopicMismatch", "TopicRefused", "TimeoutError"}, "each is tried here"
 
 
 def test_a_second_up_on_the_same_folder_is_refused(tmp_path: Path) -> None:

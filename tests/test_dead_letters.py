@@ -43,6 +43,7 @@ from streams.snapshots import state_hash
 from streams.topology import stages
 from streams.trouble import ATTEMPTS_MAX, Trouble
 from streams.vault import Vault
+from streams.written import Written
 from tests.feeds import feed
 from tests.harness import ROOT, Workers, ended, finish, judge, settings_for, write
 
@@ -208,8 +209,8 @@ def of(log: Held, reason: str = "step-failed") -> list[RecordRefused]:
     return [one for one in every if isinstance(one, RecordRefused) and one.reason == reason]
 
 
-def again(log: Held, chosen: Sequence[RecordRefused]) -> Replayed:
-    return asyncio.run(replay(reading(log), log, chosen))  # type: ignore[arg-type]
+def again(log: Held, chosen: Sequence[RecordRefused], replayed: Written | None = None) -> Replayed:
+    return asyncio.run(replay(reading(log), log, chosen, replayed or Written(None, "log")))  # type: ignore[arg-type]
 
 
 def junk(offset: int) -> Logged:
@@ -321,29 +322,59 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Held:
 
     monkeypatch.setattr(dead_letters, "log_access", here)
     monkeypatch.setattr(dead_letters, "reader", here)
+
+    async def name(*_: Any) -> str:
+        return "log"
+
     monkeypatch.setattr(dead_letters, "Sender", lambda *_: log)
+    monkeypatch.setattr(dead_letters, "log_of", name)
     return log
 
 
-def test_the_commands_say_what_they_left_out(opened: Held, capsys: pytest.CaptureFixture[str]) -> None:
-    run_list(Settings(), None)
+def test_a_reason_replays_each_record_once_however_much_later(tmp_path: Path) -> None:
+    """Letters stay, and a step remembers its newest ids only: the same command half a year later must not say it all
+    again under the old names. An id given by hand is written as often as it is asked for."""
+    vault = Vault(tmp_path / "keys")
+    log = held(vault, [f"f:{number}" for number in range(6)])
+    for unlucky in ("f:1", "f:4"):
+        log.refuse(failing(intake(), unlucky), vault, 0)
+    file = tmp_path / "ingest" / "replayed.sqlite"
+    known = Written(file, "log")
+    assert again(log, of(log), known).written == 2
+    known.close()
+    log.refuse(failing(intake(), "f:2"), vault, 0)
+    known = Written(file, "log")  # another process
+    done = again(log, of(log), known)
+    assert (done.written, done.before) == (1, 2)
+    assert again(log, of(log), known) == Replayed(0, 0, 0, [], 3)
+    assert asyncio.run(replay(reading(log), log, of(log), known, again_too=True)).written == 3  # type: ignore[arg-type]
+    assert again(log, of(log), Written(file, "another log")).written == 3, "the control: who notes nothing writes all"
+
+
+def test_the_commands_say_what_they_left_out(opened: Held, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings(data=tmp_path)
+    run_list(settings, None)
     said = capsys.readouterr().out
     assert "1 records in dead-letters are no letters of ours" in said
     assert "step-failed" in said
-    run_replay_letters(Settings(), [], "step-failed")
+    run_replay_letters(settings, [], "step-failed")
     assert "1 records written again" in capsys.readouterr().out
+    run_replay_letters(settings, [], "step-failed")
+    said = capsys.readouterr().out
+    assert "0 records written again" in said
+    assert "1 were written again before and are left out" in said
     opened.first["feedback", 0] = 1
     name = asyncio.run(letters(reading(opened))).found[0].id
     with pytest.raises(SystemExit) as ended_with:
-        run_replay_letters(Settings(), [name], None)
+        run_replay_letters(settings, [name], None)
     assert ended_with.value.code == 1
     said = capsys.readouterr().out
     assert "0 records written again" in said
     assert "feedback/0/0: " in said
     with pytest.raises(NoSuchLetter, match="no dead letter has the reason 'nothing'"):
-        run_replay_letters(Settings(), [], "nothing")
+        run_replay_letters(settings, [], "nothing")
     with pytest.raises(ValueError, match="say which"):
-        run_replay_letters(Settings(), [], None)
+        run_replay_letters(settings, [], None)
 
 
 @pytest.mark.broker
@@ -375,7 +406,7 @@ def test_a_step_that_fails_on_one_post_loses_only_that_and_a_replay_makes_it_who
         async with reader(settings, broker.settings) as log:
             sender = Sender(settings, broker.settings)
             never = chosen[0].model_copy(update={"place": f"tweets/0/{10**9}"})
-            done = await replay(log, sender, [never, *chosen])
+            done = await replay(log, sender, [never, *chosen], Written(None, "log"))
             assert (done.written, len(done.gone)) == (len(chosen), 1)
             await sender.stop()
         right.start()

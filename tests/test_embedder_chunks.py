@@ -2,9 +2,16 @@
 
 import asyncio
 import hashlib
+import json
+import logging
+import os
 import random
+import signal
+import sqlite3
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +24,14 @@ from hypothesis import strategies as st
 from schemas import envelope
 from schemas import posts as ps
 from schemas.envelope import Record
-from schemas.facts import Event
-from streams import crash
+from schemas.facts import Event, Rights
+from streams import crash, embedder, healthy, places, vector_ledger
 from streams.embed_plan import Plan
 from streams.embedder import Embedder
 from streams.fold import Sent
 from streams.kafka import KafkaSettings
 from streams.records import outside
+from streams.shell import EXIT_AGAIN
 from streams.vault import Vault
 from streams.vector_ledger import Ledger, Place
 from streams.vectors import VectorStore, folder
@@ -77,18 +85,28 @@ def kept(store: VectorStore, names: Iterable[str]) -> dict[str, tuple[int, str, 
 
 
 NAMES, OWNERS = [f"x:{n}" for n in range(4)], ["x:@a", "x:@b"]
+ALONE = "x:0v2"  # a revision that also came by itself, from a source that told nothing of its first
 
 owned = st.sampled_from(NAMES).map(lambda name: (name, OWNERS[int(name[-1]) % 2]))
+versions = st.builds(lambda who, version: (f"{who[0]}v{version}", who[1]), owned, st.sampled_from((2, 2, 3)))
+
+
+def revised(who: tuple[str, str], text: str, revision: int, rights: Rights, named: bool) -> Event:
+    return post(*who, text, revision, rights, named=f"{who[0]}v{revision}" if named and revision > 1 else None)
+
+
+said = st.builds(
+    lambda *what: [revised(*what)],
+    owned,
+    st.sampled_from(("river", "stone", " ")),
+    st.integers(1, 3),
+    st.sampled_from((SHOWN, SHOWN, SHOWN, UNINDEXED)),
+    st.booleans(),
+)
 
 acts = st.one_of(
-    st.builds(
-        lambda who, text, revision, rights: post(*who, text, revision, rights),
-        owned,
-        st.sampled_from(("river", "stone", " ")),
-        st.integers(1, 3),
-        st.sampled_from((SHOWN, SHOWN, SHOWN, UNINDEXED)),
-    ),
-    st.builds(lambda who: gone(*who), owned),
+    st.just(post(ALONE, OWNERS[0], "river")),
+    st.builds(lambda who: gone(*who), st.one_of(owned, versions)),
     *(
         st.builds(kind, owner=st.sampled_from(OWNERS), source=st.just("x"), **more)
         for kind, more in (
@@ -99,6 +117,19 @@ acts = st.one_of(
         )
     ),
 )
+
+
+def story(who: tuple[str, str], order: Sequence[int]) -> list[Event]:
+    """Three acts on one post, which by chance would hardly ever meet."""
+    three = [post(*who, "river"), revised(who, "stone", 2, SHOWN, True), gone(f"{who[0]}v2", who[1])]
+    return [three[one] for one in order]
+
+
+stories = st.builds(story, owned, st.permutations(range(3)))
+acts_of_one = acts.map(lambda act: [act])
+lives = st.lists(
+    st.sampled_from((said, said, said, acts_of_one, stories)).flatmap(lambda kind: kind), min_size=1, max_size=12
+).map(lambda parts: [act for part in parts for act in part])
 
 
 class Died(Exception):
@@ -121,7 +152,7 @@ def read(made: Embedder, log: Sequence[Record], cut: Callable[[int, int], int], 
 
 
 @hypothesis_settings(max_examples=30, deadline=None)
-@given(st.lists(acts, max_size=14), st.lists(st.sampled_from((None, *POINTS[:5])), max_size=6), st.randoms())
+@given(lives, st.lists(st.sampled_from((None, *POINTS[:5])), min_size=3, max_size=6), st.randoms())
 def test_chunks_cut_anywhere_and_begun_again_after_a_crash_end_at_the_same_rows(
     tmp_path_factory: pytest.TempPathFactory, events: list[Event], crashes: list[str | None], rng: random.Random
 ) -> None:
@@ -130,10 +161,69 @@ def test_chunks_cut_anywhere_and_begun_again_after_a_crash_end_at_the_same_rows(
     for event in events:
         oracle.take(event)
     read(made, records(events, made.vault), rng.randint, crashes)
-    assert kept(made.store, NAMES) == oracle.rows
+    assert kept(made.store, [*NAMES, ALONE]) == oracle.rows
     assert made.store.count() == len(oracle.rows)
     assert {(one.owner, one.post) for one, _ in made.ledger.owed()} == oracle.asked
     closed(made)
+
+
+FIRST, EDIT, GONE = (
+    post("x:1", "x:@a", "river"),
+    post("x:1", "x:@a", "the river, edited", 2, named="x:2"),
+    gone("x:2", "x:@a"),
+)
+
+
+@pytest.mark.parametrize("cut", [min, max], ids=["a chunk each", "one chunk"])
+@pytest.mark.parametrize("events", permutations((FIRST, EDIT, GONE)))
+def test_a_deletion_that_names_a_later_version_deletes_the_post_whatever_comes_first(
+    tmp_path: Path, events: Sequence[Event], cut: Callable[[int, int], int]
+) -> None:
+    made = bare(tmp_path)
+    for end in range(1, len(events) + 1) if cut is min else [len(events)]:
+        read(made, records(events[:end], made.vault), cut, [])
+        made.ledger.close()
+        made.ledger = Ledger(folder(made.settings))  # a restart
+    assert made.store.count() == 0
+    assert [(one.owner, one.post) for one, _ in made.ledger.owed()] == [("x:@a", "x:2")]
+    read(made, records([*events, EDIT, FIRST, post("x:1", "x:@a", "again", 3, named="x:3")], made.vault), min, [])
+    assert made.store.count() == 0, "it does not come back, under none of its names"
+    closed(made)
+
+
+def test_the_receipt_of_a_deletion_that_names_a_version_counts_the_posts_row(tmp_path: Path) -> None:
+    made = bare(tmp_path)
+    other = post("x:7", "x:@a", "another of the same author")
+    read(made, records([FIRST, other, EDIT, GONE, GONE], made.vault), min, ["after-owe"] * 9)
+    assert [(one.post, rows) for one, rows in made.ledger.owed()] == [("x:2", 1)]
+    assert set(kept(made.store, ["x:1", "x:2", "x:7"])) == {"x:7"}
+    closed(made)
+
+
+def test_a_ledger_from_before_revisions_were_noted_goes_on(tmp_path: Path) -> None:
+    made = bare(tmp_path)
+    log = records([FIRST, gone("x:9", "x:@b"), EDIT, GONE], made.vault)
+    made._apply(log[:2], {0: Place(2, 1, "")})
+    made.ledger.close()
+    with sqlite3.connect(folder(made.settings) / "ledger.sqlite") as old:
+        old.execute("drop table revision")
+    old.close()
+    made.ledger = Ledger(folder(made.settings))
+    assert (made.ledger.places()[0].next, made.ledger.post_is_gone("x:9")) == (2, True)
+    read(made, log, min, [])
+    assert made.store.count() == 0
+    closed(made)
+
+
+def test_the_ledger_remembers_so_many_revisions_and_forgets_the_oldest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_ledger, "REVISIONS_MAX", 2)
+    ledger = Ledger(tmp_path)
+    for number in range(4):
+        ledger.commit({}, {}, revisions={f"x:{number}v2": f"x:{number}"})
+    assert [ledger.post_of(f"x:{number}v2") for number in range(4)] == [None, None, "x:2", "x:3"]
+    ledger.close()
 
 
 class ChecksFirst(Embedder):
@@ -226,3 +316,97 @@ def test_no_receipt_is_written_while_bytes_are_left(tmp_path: Path, monkeypatch:
     asyncio.run(made._upkeep())
     assert len(said) == 1
     closed(made)
+
+
+# ---- what others see of it -------------------------------------------------------------------------------------------
+
+
+def told(made: Embedder) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((places.run(made.settings) / "embedder.status.json").read_text())
+    return found
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait five seconds for it at most."""
+    async with asyncio.timeout(5):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+def idle(made: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give it no log to read, and no time between two statuses."""
+
+    async def nothing() -> None:
+        await asyncio.sleep(0.005)
+
+    made.tps = {}
+    monkeypatch.setattr(made, "_next", nothing)
+    monkeypatch.setattr(embedder, "STATUS_S", 0.005)
+
+
+def test_a_full_disk_ends_no_status_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = bare(tmp_path)
+    idle(made, monkeypatch)
+    failed = 0
+
+    def full(*_: object, **__: object) -> None:
+        nonlocal failed
+        failed += 1
+        raise OSError(28, "No space left on device")
+
+    async def live() -> None:
+        following = asyncio.create_task(made._follow())
+        await until((places.run(made.settings) / "embedder.status.json").exists)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", full)
+            await until(lambda: failed > 3)
+        since_s = time.time()
+        await until(lambda: told(made)["time"] > since_s)
+        made.stop.set()
+        await following
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(live())
+    assert [one.message for one in caplog.records if one.name == "xinfluencer.embedder"] == [
+        "cannot write the status: [Errno 28] No space left on device"
+    ]
+    closed(made)
+
+
+def test_any_other_fault_of_the_status_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bare(tmp_path)
+    idle(made, monkeypatch)
+    monkeypatch.setattr(made.ledger, "waiting", lambda: 1 // 0)
+
+    async def live() -> None:
+        async with asyncio.timeout(5):
+            await made._follow()
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(live())
+    closed(made)
+
+
+@pytest.mark.parametrize("fate", ["stopped", "stopped in a long chunk", "failed"])
+def test_its_last_status_says_whether_it_ended_as_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    settings = settings_for(tmp_path, "", partitions=1)
+    monkeypatch.setattr(embedder, "STOP_S_MAX", 0.1)
+    monkeypatch.setenv("XINFLUENCER_KAFKA", "127.0.0.1:1")
+
+    async def run(made: Embedder) -> None:
+        healthy.tell(places.run(settings), "embedder", rows=3)
+        if fate == "failed":
+            raise RuntimeError("odd")
+        os.kill(os.getpid(), signal.SIGTERM)
+        await made.stop.wait()
+        if fate != "stopped":
+            await asyncio.sleep(60)
+
+    monkeypatch.setattr(Embedder, "run", run)
+    code = asyncio.run(embedder._run(settings, 60.0))
+    left = json.loads((places.run(settings) / "embedder.status.json").read_text())
+    assert (code, left.get("ended"), left["rows"]) == ((EXIT_AGAIN, None, 3) if fate == "failed" else (0, True, 3))

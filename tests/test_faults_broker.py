@@ -186,6 +186,7 @@ def test_a_worker_on_a_full_disk_goes_on_and_comes_through_when_it_is_freed(
         await _moves_on(settings, broker.settings)
         await asyncio.sleep(SNAPSHOTS_WAIT_S_MAX + 1)  # it tries, and cannot even say so in its log
         assert snapshots() == before
+        assert workers.process.poll() is None, "it ended, and need not have"
         await write(settings, broker.settings, deletions)
         assert await asyncio.to_thread(workers.process.wait, 60) not in (0, EXIT_REFUSED), "nobody need act"
         workers.start()

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from schemas.events import AlertRaised
 from schemas.posts import PostObserved
 from streams import follow as module
 from streams import inbox as limits
-from streams import parking
 from streams.backoff import WAIT_S_MAX, Backoff
 from streams.broker import FolderInUse
 from streams.cursors import CursorRefused, Cursors
@@ -33,9 +31,8 @@ from streams.policy import Policy
 from streams.pulse import Pulse
 from streams.settings import Settings
 from tests.ingest_ends import MemoryKeys, Recorder
-from tests.x_server import TOKEN, line, now_ms
+from tests.x_server import line, now_ms
 
-ENV = {"XINFLUENCER_X_TOKEN": TOKEN}
 NOW = 1_767_571_200_000
 AT_ONCE = 0.0
 
@@ -429,81 +426,6 @@ def test_a_full_disk_stops_the_cursor_and_not_the_stream(tmp_path: Path, monkeyp
     asyncio.run(run.pump(Scripted(40), log, lambda: len(log.texts()) == 40))
     assert run.kept() == 0
     assert "No space left" in run.status()["last_error"]
-
-
-# ---- what is parked ----------------------------------------------------------------------------------------------
-
-
-def parked(
-    monkeypatch: pytest.MonkeyPatch, lives: list[list[bool]], patient: bool = False
-) -> tuple[list[int], list[str]]:
-    """How often each stream was tried, at most four times, and what was told: a life says whether it is refused."""
-
-    async def scenario() -> tuple[list[int], list[str]]:
-        stop, tries, told = asyncio.Event(), [0] * len(lives), list[str]()
-        monkeypatch.setattr(parking, "PARKED_S_MIN", 0.01)
-        monkeypatch.setattr(parking, "LOOK_S", 0.005)
-
-        async def alert(text: str) -> None:
-            told.append(text)
-
-        park = parking.Parking(patient, stop, alert, lambda: NOW)
-
-        async def keep(number: int) -> None:
-            async def follow() -> Summary:
-                tries[number] += 1
-                if max(tries) > 3:
-                    stop.set()
-                if lives[number].pop(0) if lives[number] else False:
-                    raise SourceRefused("wrong token")
-                await stop.wait()
-                return Summary()
-
-            await park.keep(Pulse(f"s{number}", tmp), follow)
-
-        park.going.update(f"s{number}" for number in range(len(lives)))
-        async with asyncio.timeout(10):
-            await asyncio.gather(*map(keep, range(len(lives))))
-        return tries, told
-
-    with tempfile.TemporaryDirectory() as name:
-        tmp = Path(name)
-        return asyncio.run(scenario())
-
-
-def test_a_refused_stream_is_tried_again_while_others_go_on_and_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parked(monkeypatch, [[True] * 9, []]) == ([4, 1], ["s0 is refused: wrong token"])
-
-
-def test_when_nothing_is_left_a_process_that_nobody_supervises_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    tries, told = parked(monkeypatch, [[True] * 9, [True] * 9])
-    assert sum(tries) == 2 == len(told)
-    tries, _ = parked(monkeypatch, [[True] * 9, [True] * 9], patient=True)
-    assert max(tries) == 4
-
-
-def test_waits_of_what_is_parked_grow_to_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-
-    async def scenario() -> None:
-        stop = asyncio.Event()
-
-        async def wait(self: parking.Parking, seconds: float, pulse: Pulse | None) -> None:
-            waits.append(seconds)
-            if len(waits) == 8:
-                stop.set()
-
-        async def refused() -> Summary:
-            raise SourceRefused("no")
-
-        async def alert(text: str) -> None:
-            pass
-
-        monkeypatch.setattr(parking.Parking, "_wait", wait)
-        await parking.Parking(True, stop, alert, lambda: NOW).keep(Pulse("s", Path()), refused)
-
-    asyncio.run(scenario())
-    assert waits == [30.0, 60.0, 120.0, 240.0, 480.0, 600.0, 600.0, 600.0]
 
 
 # ---- figures --------------------------------------------------------------------------------------------------------

@@ -75,6 +75,17 @@ def test_a_process_that_moves_or_has_nothing_to_do_is_healthy(looks: list[dict[s
     assert watched(looks) == [""] * len(looks)
 
 
+def test_what_ends_as_asked_adds_that_to_what_it_said_last(tmp_path: Path) -> None:
+    healthy.ended(tmp_path, "sink")
+    assert list(tmp_path.iterdir()) == [], "it had said nothing"
+    healthy.tell(tmp_path, "sink", applied=3, pid=7, time=0)
+    healthy.ended(tmp_path, "sink")
+    said = json.loads((tmp_path / "sink.status.json").read_text())
+    assert (said["ended"], said["applied"], said["pid"]) == (True, 3, os.getpid())
+    healthy.tell(tmp_path, "sink", applied=0)
+    assert "ended" not in json.loads((tmp_path / "sink.status.json").read_text()), "it was started again"
+
+
 # ---- files and processes --------------------------------------------------------------------------------------------
 
 
@@ -92,6 +103,14 @@ def check(run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
+def lay(run: Path, told: dict[str, Any]) -> Path:
+    """Lay a status as it was written at the time that it tells."""
+    path = run / "worker-0.status.json"
+    path.write_text(json.dumps(told))
+    os.utime(path, (told["time"],) * 2)
+    return path
+
+
 def test_what_a_process_tells_is_what_is_read(run: Path) -> None:
     healthy.tell(run / "new", "ticker", ticks=3)
     found = json.loads((run / "new" / "ticker.status.json").read_text())
@@ -103,11 +122,33 @@ def test_what_a_process_tells_is_what_is_read(run: Path) -> None:
 def test_the_exit_code_says_it_and_a_line_says_why(run: Path) -> None:
     silent = check(run, "worker-0")
     assert (silent.returncode, silent.stdout) == (1, "worker-0: it has not said anything yet\n")
-    (run / "worker-0.status.json").write_text(json.dumps({"time": time.time()}))
+    lay(run, {"time": time.time()})
     assert check(run, "worker-0").returncode == 0
-    (run / "worker-0.status.json").write_text(json.dumps({"time": time.time() - 60}))
+    lay(run, {"time": time.time() - 60})
     assert "it has said nothing for 6" in check(run, "worker-0").stdout
     assert check(run, "worker-0", "--silent-s", "300").returncode == 0
+
+
+def test_who_can_only_touch_its_status_lives_and_how_far_it_is_nobody_knows(run: Path) -> None:
+    """A worker with a full disk: what it wrote before says that records wait, and stays as it is for an hour."""
+    now_s, memory = time.time(), run.parent / "seen"
+    path = lay(run, {**told(), "time": now_s})
+    said = []
+    for step in range(8):
+        os.utime(path, (now_s + 450.0 * step,) * 2)
+        said.append(healthy.look(run, "worker-0", memory, now_s + 450.0 * step, SILENT_S_MAX, end=False))
+    assert said == [""] * 8
+    later_s = now_s + 450.0 * 7 + SILENT_S_MAX + 1
+    assert "it has said nothing for 31 s" in healthy.look(run, "worker-0", memory, later_s, SILENT_S_MAX, end=False)
+
+
+def test_a_status_that_is_written_says_itself_how_far_and_how_old_it_is(run: Path) -> None:
+    """The control: a file is always a little younger than what it tells, and that is no touch."""
+    path = lay(run, told(age_s=0.0))
+    os.utime(path, (NOW_S + healthy.TOUCHED_S_MIN,) * 2)
+    assert healthy.read(path) == told()
+    os.utime(path, (NOW_S + healthy.TOUCHED_S_MIN + 1,) * 2)
+    assert healthy.read(path) == {**told(), "time": NOW_S + healthy.TOUCHED_S_MIN + 1, "partitions": {}}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"time": "x"}', '{"time": 1e999, "partitions": [1]}', "null"])
@@ -158,7 +199,7 @@ def sleeper() -> Iterator[Any]:
 
 
 def status(run: Path, pid: int, time_s: float) -> None:
-    (run / "worker-0.status.json").write_text(json.dumps({"time": time_s, "pid": pid, "applied": 1, "partitions": {}}))
+    lay(run, {"time": time_s, "pid": pid, "applied": 1, "partitions": {}})
 
 
 @pytest.mark.skipif(not Path("/proc/uptime").exists(), reason="processes are looked up in /proc")

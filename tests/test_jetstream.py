@@ -196,6 +196,57 @@ def test_a_message_whose_time_cannot_be_true_is_passed_on_and_does_not_move_the_
     run(body, held=[*posts(1), *raw, b"\xff\xfe", *posts(2)])
 
 
+async def with_a_clock_behind(server: JetstreamServer, one: Jetstream, *times_us: int) -> tuple[int, Exception]:
+    """Connect without a cursor, as such a machine always does: how many of these live messages came, and the end."""
+    server.close_with = None
+    for at_us in times_us:
+        server.live.put_nowait(message(at_us))
+    got, ended = await take(one)
+    assert not gaps(got)
+    return len(times(got)), ended
+
+
+def test_a_clock_that_is_behind_is_told_of_and_not_taken_for_messages_from_the_future() -> None:
+    async def body(server: JetstreamServer) -> None:
+        sent = [T0_US + 400 * 24 * HOUR, *(T0_US + second * S for second in range(300))]
+        came, ended = await with_a_clock_behind(server, source(server, now_us=T0_US - 601 * S), *sent)
+        assert type(ended) is SourceRefused
+        assert "clock is at least 10 minutes behind" in str(ended)
+        assert came == module.AHEAD_MAX - 1
+
+    run(body)
+
+
+def test_a_quiet_stream_tells_of_a_clock_that_is_behind_too_whichever_connection_its_messages_take() -> None:
+    async def body(server: JetstreamServer) -> None:
+        behind_us, passed_us = [601 * S], [0]
+        one = Jetstream(
+            Settings(bluesky_url=server.url), idle_s=0.05, silent_s_max=0.1,
+            clock_ms=lambda: (T0_US + passed_us[0] - behind_us[0]) // 1000,
+        )  # fmt: skip
+        assert type((await with_a_clock_behind(server, one, T0_US, T0_US + S))[1]) is SourceBroken
+        passed_us[0] = 7_200 * S
+        assert type((await with_a_clock_behind(server, one))[1]) is SourceBroken
+        for _ in range(2):  # as often as it is tried again
+            assert type((await with_a_clock_behind(server, one, T0_US + passed_us[0]))[1]) is SourceRefused
+        behind_us[0] = 0
+        came, ended = await with_a_clock_behind(server, one, T0_US + passed_us[0])
+        assert (came, type(ended)) == (1, SourceBroken)  # set right, it goes on
+
+    run(body)
+
+
+def test_odd_times_among_right_ones_are_no_sign_of_the_clock() -> None:
+    async def body(server: JetstreamServer) -> None:
+        odd, right = [T0_US + 24 * HOUR] * (module.AHEAD_MAX - 1), [T0_US]
+        came, ended = await with_a_clock_behind(
+            server, source(server, silent_s_max=0.5, now_us=T0_US), *odd, *right, *odd
+        )
+        assert (came, type(ended)) == (2 * module.AHEAD_MAX - 1, SourceBroken)
+
+    run(body)
+
+
 def test_a_message_that_is_too_large_costs_that_message_and_is_told_of() -> None:
     async def body(server: JetstreamServer) -> None:
         one = source(server, message_bytes_max=2_000)

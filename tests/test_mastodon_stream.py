@@ -16,13 +16,16 @@ from schemas.events import AlertRaised, RecordRefused
 from schemas.facts import Rights
 from schemas.posts import PostDeleted, PostEdited, PostObserved
 from streams import mastodon_stream as module
+from streams.ingest import Intake
+from streams.lines import Line
 from streams.live import Arrival, Gap, RateLimited, SourceBroken, SourceRefused
 from streams.mastodon import read
 from streams.mastodon_owners import Owners
 from streams.mastodon_stream import MastodonStream, events
+from streams.policy import Policy
 from streams.settings import Settings
-from tests.ingest_ends import MemoryKeys, Recorder
-from tests.mastodon_server import T0_MS, MastodonServer, event, mastodon_server, number, status
+from tests.ingest_ends import MemoryKeys, Recorder, in_memory
+from tests.mastodon_server import T0_MS, MastodonServer, account, event, mastodon_server, number, status
 from tests.pumping import pumped
 
 RIGHTS = Rights(index=True, train=False, show=True, policy="mastodon-default")
@@ -362,6 +365,44 @@ def test_a_server_cannot_name_another_one_from_inside_a_payload() -> None:
             json.loads(data)
 
     run(body, sends=[[event("update", b'{}, "host": "evil.example", "x": {}')]])
+
+
+def inner(seconds: int, who: str = "77", **changes: Any) -> dict[str, Any]:
+    return status(T0_MS - seconds * 1000, account=account(who), content="<p>words</p>", **changes)
+
+
+def quoting(quoted: Any, **changes: Any) -> dict[str, Any]:
+    return status(quote={"state": "accepted", "quoted_status": quoted}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "payload", "posts"),
+    [
+        ("update", quoting(inner(9)), 2),
+        ("update", status(reblog=inner(9)), 2),
+        ("update", status(T0_MS + 1, reblog=quoting(inner(9))), 3),
+        ("status.update", quoting(status(T0_MS - 5, reblog=inner(9), account=account("78"))), 3),
+        ("update", [quoting(inner(9)), status(T0_MS + 1)], 3),
+        ("update", json.dumps(quoting(inner(9))), 2),
+        ("update", quoting(inner(9), id=5), 1),  # what does not fit costs itself and nothing in it or around it
+        ("update", quoting(inner(9), account="p"), 1),
+        ("update", quoting(inner(9, created_at="once")), 1),
+        ("update", quoting([inner(9)], id=5, reblog=inner(8)), 1),
+        ("notification", {"type": "mention", "account": account("22"), "status": quoting(inner(9))}, 2),
+    ],
+)
+def test_whatever_a_message_brings_is_gone_when_its_deletion_is_told(name: str, payload: Any, posts: int) -> None:
+    one = MastodonStream(Settings(mastodon_url="https://social.example"), {}, lambda: NOW_MS, owners=Owners())
+    intake = Intake("mastodon", Settings(), MemoryKeys(), Policy.load(), in_memory())
+
+    def told(event: str, data: bytes) -> list[Any]:
+        return [sent.event for sent in intake.take([Line("made", one._arrival(event, data).data or b"")], NOW_MS)]
+
+    seen = [said for said in told(name, json.dumps(payload).encode()) if isinstance(said, PostObserved)]
+    assert len(seen) == posts
+    for post in seen:
+        gone = told("delete", post.post.rpartition(":")[2].encode())
+        assert gone == [PostDeleted(post=post.post, owner=post.owner, source="mastodon")]
 
 
 SSE = b":)\r\nevent: update\r\ndata: 1\r\ndata:2\r\n\r\n:thump\rdata: x\r\revent: e\n\nevent: b\ndata\n\nid: 4\ndata: y"

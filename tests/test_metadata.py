@@ -195,6 +195,24 @@ def test_deleting_any_version_deletes_the_post_under_every_id_it_had(name: str) 
     assert (state.posts, state.named) == ({}, {})
 
 
+HIDE = ps.AuthorHidden(owner="ann", source="x", reason="protected")
+SHOW = ps.AuthorShown(owner="ann", source="x")
+MUTE = ps.IntentDeclared(owner="ann", source="x", train=False)
+
+
+@pytest.mark.parametrize("name", ["p", "pv2", "pv3"])
+@pytest.mark.parametrize("between", [(HIDE,), (HIDE, SHOW), (MUTE,)])
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+def test_a_post_of_somebody_who_was_hidden_is_forgotten_under_every_id_it_had(
+    name: str, between: tuple[Any, ...], at: int
+) -> None:
+    """Its words lie under the key of its first id, whoever could see them when they came."""
+    posts = [post("p"), revised("p", 2), revised("p", 3)]
+    said = tweets(*posts[:at], *between, *posts[at:], gone(name))
+    assert {one.post for one in of(e.PostForgotten, said)} == {"p", name}
+    assert len(of(e.PostForgotten, said)) == len({"p", name})
+
+
 def test_a_deletion_of_a_version_that_comes_before_it_takes_the_post_back_when_it_comes() -> None:
     said = tweets(post("p"), gone("pv2"), revised("p", 2))
     assert [one.subject for one in of(e.SubjectWithdrawn, said)] == ["p/p"]
@@ -334,3 +352,10 @@ def test_the_memory_of_a_partition_is_bounded(monkeypatch: pytest.MonkeyPatch) -
     assert {field: len(getattr(state, field)) for field in state.__struct_fields__} == dict.fromkeys(
         state.__struct_fields__, 3
     )
+
+
+def test_an_erasure_of_the_name_that_dead_letters_are_sealed_under_is_refused() -> None:
+    """With its key destroyed, the next record that cannot be used could not be set aside: every worker would end."""
+    (refused,) = tweets(ps.AuthorErased(owner="refused:tweets", source="own"))
+    assert (refused.reason, refused.owner) == ("no-author", "refused:tweets")
+    assert of(e.AuthorForgotten, tweets(ps.AuthorErased(owner="ann", source="own")))

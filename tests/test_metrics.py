@@ -18,7 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from schemas import events as e
-from streams import alerting, metrics
+from streams import alerting, healthy, metrics
 from streams.fold import Fold, Sent
 from streams.machine_metrics import FILE, Machine, write
 from streams.memory import Logged
@@ -236,6 +236,35 @@ def test_a_status_of_a_process_that_is_gone_says_nothing_about_now_but_what_it_o
         assert len(found["xinfluencer_erasures_owed"]) == said
         (since,) = found["xinfluencer_erasure_owed_since_timestamp_seconds"]
         assert (since.labels, since.value) == ({"process": "sink"}, T0_MS / 1000)
+
+
+@pytest.mark.parametrize("name", ["embedder", "sink"])
+def test_a_store_that_died_raises_the_alert_and_one_that_ended_as_asked_does_not(settings: Settings, name: str) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    now_s = time.time()
+    for said, fires in (({}, True), ({"ended": True}, False)):
+        (settings.data / "run" / alerting.FILE).unlink(missing_ok=True)
+        status(settings, name, pid=dead.pid, time=now_s - 60, **said)
+        fired = {one.rule.name for minute in range(5) for one in alerting.look(settings, now_s + 60 * minute)}
+        assert ("XinfluencerMetricsStale" in fired) == fires
+
+
+def test_what_waited_for_a_store_that_died_still_waits_and_what_it_used_is_not_told(settings: Settings) -> None:
+    status(settings, "sink", applied=7, to_erase=1, rows_per_s=2.0)
+    status(settings, "trainer", step=3, partitions={})
+
+    def found() -> dict[str, int]:
+        return {one.name: len(one.samples) for one in Machine(settings, lives=lambda pid: False).collect()}
+
+    left = found()
+    assert left["xinfluencer_written_timestamp_seconds"] == left["xinfluencer_lag_records"] == 1
+    assert left["xinfluencer_erasures_owed"] == left["xinfluencer_resident_memory_bytes"] == 0
+    assert "xinfluencer_sink_rate_rows_per_second" not in left
+    healthy.ended(settings.data / "run", "sink")
+    ended_as_asked = found()
+    assert ended_as_asked.get("xinfluencer_written_timestamp_seconds", 0) == 0
+    assert ended_as_asked["xinfluencer_lag_records"] == 0
 
 
 def test_an_erasure_is_owed_since_it_was_first_asked_for_whatever_is_asked_after_it(settings: Settings) -> None:

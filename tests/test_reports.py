@@ -11,11 +11,15 @@ import pytest
 
 from agents.reward_report import reward_report
 from schemas import envelope
+from schemas.events import FeedbackGiven, FeedbackRetracted
 from streams import analytics as an
 from streams import reports as module
+from streams import tables as t
 from streams.charts import Chart, ChartRefused, draw
 from streams.memory import Engine
 from streams.settings import Settings
+from streams.sink import types_of
+from streams.warehouse import Warehouse
 from tests.small_world import DAY_MS, fill, world
 from tests.warehouses import opened, settings_in
 
@@ -27,6 +31,7 @@ class Small:
     """A log in memory and the tables that were filled from it."""
 
     settings: Settings
+    house: Warehouse
     asker: an.Asker
     engine: Engine
 
@@ -38,7 +43,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
     with opened(settings) as house:
         fill(engine, house)
         asker = an.Asker(settings)
-        yield Small(settings, asker, engine)
+        yield Small(settings, house, asker, engine)
         asker.close()
 
 
@@ -130,6 +135,54 @@ def test_rewards_agree_with_the_report_that_is_computed_without_a_database(asked
                 assert row[f"n_{ours}"] == theirs.n
                 if theirs.pearson is not None:
                     assert row[f"r_{ours}"] == pytest.approx(theirs.pearson, abs=0.002)
+
+
+LATER_MS = 4_000_000_000_000  # a period of its own, behind everything in the log
+
+
+def thumb(rater: str, value: int, name: str = "f:1", subject: str = "ask:1/ans:1") -> FeedbackGiven:
+    return FeedbackGiven(feedback=name, subject=subject, rater=rater, kind="thumb", value=value)
+
+
+def choice(rater: str, better: str, worse: str) -> FeedbackGiven:
+    subject, other = f"ask:1/ans:{better}", f"ask:1/ans:{worse}"
+    return FeedbackGiven(feedback="f:1", subject=subject, rater=rater, kind="choice", value=1, other=other)
+
+
+@pytest.mark.parametrize(
+    ("given", "judgements", "raters", "agreement"),
+    [
+        ([thumb("r:1", 1)] * 4 + [thumb("r:2", -1)], 5, 2, 0.0),
+        ([thumb("r:1", 1)] * 4, 4, 1, None),
+        ([thumb("r:1", -1), thumb("r:2", 1), thumb("r:1", 1)], 3, 2, 1.0),
+        ([thumb("r:1", 1), thumb("r:2", 1), thumb("r:3", -1)], 3, 3, 0.333),
+        ([thumb("r:1", 1), thumb("r:2", 1), thumb("r:2", -1, "f:back")], 2, 2, 1.0),
+        ([thumb("r:1", 1, subject=f"ask:1/ans:{i}") for i in range(3)], 3, 1, None),
+        ([choice("r:1", "1", "2"), choice("r:1", "1", "3"), choice("r:1", "2", "1")], 3, 1, None),
+        ([choice("r:1", "1", "2"), choice("r:2", "2", "1")], 2, 2, 0.0),
+        ([choice("r:1", "1", "2"), choice("r:2", "2", "1"), choice("r:1", "2", "1")], 3, 2, 1.0),
+    ],
+    ids=["repeats and another", "repeats alone", "changes their mind", "two of three", "takes one back",
+         "many subjects", "many choices", "opposite choices", "changes their choice"],
+)  # fmt: skip
+def test_people_agree_with_each_other_and_never_with_themselves(
+    asked: Small, given: list[FeedbackGiven], judgements: int, raters: int, agreement: float | None
+) -> None:
+    back = FeedbackRetracted(feedback="f:back", subject="ask:1/ans:1", rater="r:2")
+    try:
+        for index, event in enumerate([*given, back]):
+            table = t.TABLES[type(event)]
+            record = {
+                "id": [f"i{index}"], "topic": ["feedback"], "partition": [0], "offset": [index],
+                "time_ms": [LATER_MS + index], "writer": ["test"], "bytes": [1],
+            }  # fmt: skip
+            asked.house.insert(table.name, {**record, **t.values(table, [event])}, types_of(table))
+        (row,) = an.named(module.report(asked.settings, "feedback", 1, LATER_MS + module.DAY_MS))
+    finally:
+        for name in ("feedback_given", "feedback_retracted"):
+            alter = f"ALTER TABLE {name} DELETE WHERE time_ms >= {LATER_MS}"
+            asked.house.client.command(alter, settings={"mutations_sync": 2})
+    assert (row["judgements"], row["raters"], row["agreement"]) == (judgements, raters, agreement)
 
 
 def test_no_report_has_to_remember_that_each_record_counts_once() -> None:

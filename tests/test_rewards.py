@@ -22,6 +22,7 @@ from tests.folding import (
 )
 
 AGES_MS = (1000, 5000)
+ACTS = ("root", "answer", "thumb", "gone", "tick")
 
 
 def signals(*events: Any, state: rewards.State | None = None) -> list[Any]:
@@ -327,8 +328,65 @@ def test_a_person_has_one_vote_on_a_subject_however_many_judgements_they_give() 
     assert against.components.human == 0.0
 
 
-def test_a_prompt_that_was_forgotten_and_comes_back_closes_at_its_own_age(monkeypatch: pytest.MonkeyPatch) -> None:
+# ---- a feed that is too fast ----------------------------------------------------------------------------------------
+
+
+def test_a_prompt_that_there_is_no_room_for_is_closed_at_the_age_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewards, "PROMPTS_MAX", 1)
-    again = (subject(), T0_MS + 700)
-    said = signals(subject(), subject("q/a"), again, ticked(1000), ticked(1700), ticked(6000))
-    assert [(one.subject, one.age_ms) for one in of(e.RewardClosed, said)] == [("p/a", 1000), ("p/a", 5000)]
+    counted, late = (reacted(10**6), T0_MS + 100), (noted("thumb", 1), T0_MS + 800)
+    again = (subject(), T0_MS + 800)
+    said = signals(subject(), counted, (subject("q/a"), T0_MS + 700), again, late, ticked(1700), ticked(6000))
+    assert [(one.subject, one.age_ms, one.final) for one in of(e.RewardClosed, said)] == [
+        ("p/a", 700, True), ("q/a", 1000, False), ("q/a", 5000, True),
+    ]  # fmt: skip
+    assert of(e.RewardClosed, said)[0].components.engagement == 1.0
+    assert [one.reason for one in of(e.RecordRefused, said)] == ["too-late"], "what comes later is told so"
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["root", "answer", "thumb", "gone", "tick"]), st.integers(0, 40)), max_size=80)
+)
+def test_every_subject_ends_once_however_little_room_there_is(acts: list[tuple[str, int]]) -> None:
+    state, said, known = rewards.State(), [], set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rewards, "PROMPTS_MAX", 8)
+        for number, (kind, of_prompt) in enumerate([*acts, ("tick", 10**6)]):
+            name, after_ms = f"p{of_prompt}/a", 100 * number if kind != "tick" or number < len(acts) else 10**6
+            if kind == "thumb":
+                event: Any = noted(kind, 1, subject=name)
+            elif kind == "gone":
+                event = e.SubjectWithdrawn(prompt=f"p{of_prompt}", subject=name, reason="post-deleted")
+            elif kind == "tick":
+                event = ticked(after_ms)[0]
+            else:
+                event = subject(name, kind=kind)
+                known.add(name)
+            said += run(rewards.step, state, (event, T0_MS + after_ms), ages_ms=AGES_MS)
+            assert len(state.prompts) <= 8
+    ends = [one.subject for one in of(e.RewardClosed, said) if one.final]
+    assert len(ends) == len(set(ends))
+    assert known <= {*ends, *(one.subject for one in of(e.RewardWithdrawn, said))}
+
+
+def test_a_feed_pushes_its_own_posts_out_before_what_people_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewards, "PROMPTS_MAX", 16)
+    feed = [(subject(f"f{number}/a", kind="root"), T0_MS + number) for number in range(900)]
+    ours = [subject(), subject("q/a", kind="root"), noted("thumb", 1, subject="q/a")]
+    state = rewards.State()
+    said = signals(*ours, *feed, (noted("thumb", 1), T0_MS + 950), ticked(1000), ticked(6000), state=state)
+    ends = {one.subject: one for one in of(e.RewardClosed, said) if one.final}
+    assert [(ends[name].age_ms, ends[name].judgements) for name in ("p/a", "q/a")] == [(5000, 1), (5000, 1)]
+    assert ends["f0/a"].age_ms < 100
+    assert len(ends) == 902
+    with monkeypatch.context() as patch:  # the control: without another turn, ours go with the rest
+        patch.setattr(rewards, "_awaited", lambda prompt: False)
+        ends = {one.subject: one for one in of(e.RewardClosed, signals(*ours, *feed, ticked(6000))) if one.final}
+    assert (ends["p/a"].age_ms, ends["p/a"].judgements) == (14, 0)
+
+
+def test_what_is_due_is_forgotten_with_what_there_was_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewards, "PROMPTS_MAX", 16)
+    state = rewards.State()
+    signals(*((subject(f"f{number}/a"), T0_MS + number) for number in range(900)), state=state)
+    assert len(state.due) <= 3 * 16

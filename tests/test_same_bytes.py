@@ -12,7 +12,7 @@ from streams.memory import NO_FAULTS, Engine
 from tests.test_simulation import FAULTS, live
 
 SEEDS = range(8)
-LIVES = "4f718cd12dffd659adb44e42177f7f7570980dc2be18426878ec74ffb92abdf9"
+LIVES = "aeecc9fd873bdedbadbb08a70c1693d01850d057643eb8f05893aad49046be6d"
 SEALED = ("tweets", "answers", "dead-letters", "alerts")
 
 

@@ -243,10 +243,11 @@ def test_every_kind_of_feedback_arrives_and_nonsense_does_not(served: Deployed) 
         {"kind": "report", "subject": two},
         {"kind": "correction", "subject": one, "other": two},
     ]
-    said = [served.post("/v1/feedback", body) for body in given]
+    said = [served.post("/v1/feedback", body, idempotency_key=f"key {at}") for at, body in enumerate(given)]
     assert [one.status_code for one in said] == [200] * 6
-    again = served.post("/v1/feedback", given[0]).json()
-    assert again == said[0].json(), "the same judgement twice has one name"
+    again = served.post("/v1/feedback", given[0], idempotency_key="key 0").json()
+    assert again == said[0].json(), "a request that is sent again is the same judgement"
+    assert served.post("/v1/feedback", given[0]).json()["feedback"] != again["feedback"], "one said anew is another"
     judged = {e.feedback: e for _, e in served.events("feedback") if isinstance(e, FeedbackGiven)}
     assert {answer.json()["feedback"] for answer in said} <= set(judged)
     assert judged["mine-1"] == FeedbackGiven(
@@ -282,8 +283,8 @@ def test_every_kind_of_feedback_arrives_and_nonsense_does_not(served: Deployed) 
 def test_a_correction_brings_words_as_an_answer_by_a_person(served: Deployed) -> None:
     subject = served.ask().json()["xinfluencer"]["subjects"][0]
     body = {"kind": "correction", "subject": subject, "text": "They sing zebracorns.", "messages": ASKED, "user": "ann"}
-    found = served.post("/v1/feedback", body).json()
-    assert served.post("/v1/feedback", body).json() == found
+    found = served.post("/v1/feedback", body, idempotency_key="sent twice").json()
+    assert served.post("/v1/feedback", body, idempotency_key="sent twice").json() == found
     words = [e for _, e in served.events("answers") if f"{e.prompt}/{e.items[0]}" == found["other"]]
     assert len(words) == 1
     assert words[0].content.texts == ("They sing zebracorns.",)

@@ -5,6 +5,8 @@ The fault tests kill real workers and find what is lost; these find why, in mill
 
 import asyncio
 import errno
+import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -82,6 +84,40 @@ def test_a_snapshot_that_could_not_be_written_is_not_committed(tmp_path: Path, m
         assert world.shell.committable() == {world.tp: 3}, "it is written once there is room"
 
     asyncio.run(life())
+
+
+def test_a_status_that_the_disk_does_not_take_ends_nothing_and_the_file_says_that_somebody_lives(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, run = World(tmp_path, STAGES["intake"]), tmp_path / "run"
+    run.mkdir()
+    path, temporary = run / "worker-0.status.json", run / f"worker-0.status.{os.getpid()}.tmp"
+
+    async def positions(tps: Sequence[TP]) -> list[tuple[int, int, int]]:
+        return [(3, 3, 100) for _ in tps]
+
+    async def life() -> None:
+        await world.own()
+        world.shell.consumer = SimpleNamespace(thread_positions=positions)
+        temporary.symlink_to("/dev/full")
+        await world.shell.write_status(path)
+        assert not path.exists(), "there is nothing that it could touch"
+        temporary.unlink()
+        await world.shell.write_status(path)
+        assert json.loads(path.read_text())["partitions"] == {"feedback/0": [0, 3, 3, 100]}
+        before = path.read_text()
+        os.utime(path, (0, 0))
+        temporary.symlink_to("/dev/full")
+        for _ in range(3):
+            await world.shell.write_status(path)
+        assert path.read_text() == before
+        assert abs(path.stat().st_mtime - time.time()) < 5
+        temporary.unlink()
+        await world.shell.write_status(path)
+        assert path.read_text() != before, "it says everything again once there is room"
+
+    asyncio.run(life())
+    assert sum("No space left" in line.getMessage() for line in caplog.records) == 2, "once each time that it fills up"
 
 
 @pytest.mark.parametrize(("partitions", "due"), [(1, True), (8, False)])

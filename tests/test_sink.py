@@ -10,24 +10,26 @@ import random
 import signal
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from itertools import count
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from itertools import count, permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.structs import TopicPartition
 
 from schemas import envelope
 from schemas import events as e
 from schemas import posts as ps
 from schemas.facts import Event, Features, Influence, Where
 from schemas.topics import BY_NAME, ERASURES, TOPICS
+from streams import forgetting as forgetting_module
 from streams import sink
 from streams import tables as t
-from streams.analytics import ask
+from streams.analytics import ask, socket_path
 from streams.fold import Sent
-from streams.forgetting import Forgetting, Request, parts_of
+from streams.forgetting import HIDDEN, Forgetting, Request, parts_of
 from streams.kafka import KafkaSettings, ensure_topics
 from streams.memory import Logged
 from streams.reader import reader
@@ -37,9 +39,11 @@ from streams.shell import EXIT_AGAIN, EXIT_REFUSED
 from streams.sink import Batch
 from streams.sink import write as write_batch
 from streams.vault import Vault
+from streams.warehouse import locked
 from tests.feeds import RIGHTS, ZERO, feed
 from tests.harness import Workers, ended, for_ever, settings_for, write
 from tests.small_world import LOGS, Keyring, fill, world
+from tests.test_analytics import clients_are_waited_for
 from tests.warehouses import opened, settings_in
 
 SINK = (sys.executable, "-m", "streams.cli", "sink")
@@ -206,6 +210,10 @@ def post(name: str, owner: str, **more: Any) -> ps.PostObserved:
     return ps.PostObserved.model_validate(given)
 
 
+def edited(first: str, name: str, owner: str, revision: int = 2) -> ps.PostEdited:
+    return ps.PostEdited.model_validate({**post(first, owner).model_dump(), "named": name, "revision": revision})
+
+
 def reward(prompt: str, item: str, age_ms: int = 1) -> e.RewardClosed:
     where = {"topic": "tweets", "partition": 0, "offset": 0}
     return e.RewardClosed.model_validate(
@@ -270,6 +278,11 @@ def told(events: Iterable[Event], keys: Any = None) -> list[Sent]:
     return [outside(one, "/test", NOW_MS, 2, keys or Keyring()) for one in events]
 
 
+def logged(events: Iterable[Event], start: int = 0) -> list[Logged]:
+    """The events as they lie in one partition."""
+    return [Logged(start + i, NOW_MS, one.key, one.value, list(one.headers)) for i, one in enumerate(told(events))]
+
+
 def request(event: Event, offset: int) -> Request:
     return Request(Where(topic="tweets", partition=0, offset=offset), event.owner, getattr(event, "post", None))  # type: ignore[attr-defined]
 
@@ -317,7 +330,7 @@ def test_what_is_forgotten_goes_down_to_the_bytes_however_often_the_sink_is_kill
                 "the scan does not find what is there: its silence would say nothing"
             )
         asyncio.run(write(settings, broker.settings, told(REQUESTS, vault)))
-        for point in ("after-count", "after-mutation", "after-receipt"):
+        for point in ("after-insert", "before-checkpoint", "after-count", "after-mutation", "after-receipt"):
             dies_at(workers, point, tmp_path)
         run_until(workers, all_erased)
         asyncio.run(write(settings, broker.settings, told(LATE, vault)))
@@ -392,11 +405,11 @@ def test_who_may_not_be_stored_is_out_until_they_are_back_and_what_they_said_bef
         forgetting, offsets = Forgetting(house), count()
 
         def copied(*events: Event) -> None:
-            batch = Batch()
-            for one in told(events):
-                raw = Logged(next(offsets), NOW_MS, one.key, one.value, list(one.headers))
-                batch.take(one.topic, one.partition, [raw])
-            write_batch(batch, house, forgetting, LOGS)
+            rest: Sequence[Logged] = logged(events, next(offsets) * 100)
+            while rest:
+                batch = Batch(forgetting.withholds)
+                rest = batch.take("tweets", 0, rest)
+                write_batch(batch, house, forgetting, LOGS)
 
         def written(*events: Event) -> set[str]:
             copied(*events)
@@ -410,8 +423,8 @@ def test_who_may_not_be_stored_is_out_until_they_are_back_and_what_they_said_bef
         forgetting = Forgetting(house)
         forgetting.load()
         assert written(post("x:5", "x:@h")) == {"x:2", "x:4"}, "another life knows the same"
-        assert written(back, post("x:6", "x:@h")) == {"x:2", "x:4"}, "of this batch nothing yet"
-        assert written(post("x:7", "x:@h"), post("x:1", "x:@h", revision=2)) == {"x:2", "x:4", "x:7"}
+        assert written(post("x:3b", "x:@h"), back, post("x:6", "x:@h")) == {"x:2", "x:4", "x:6"}, "from its place on"
+        assert written(post("x:7", "x:@h"), post("x:1", "x:@h", revision=2)) == {"x:2", "x:4", "x:6", "x:7"}
         # Hidden and shown in one batch, with the erasure not due: what comes after is not taken with what went before.
         copied(away, back)
         assert written(post("x:8", "x:@h")) == {"x:2", "x:4", "x:8"}
@@ -419,6 +432,329 @@ def test_who_may_not_be_stored_is_out_until_they_are_back_and_what_they_said_bef
         assert written(ps.AuthorErased(owner="x:@h", source="x")) == {"x:2", "x:4"}
         written(away, back)
         assert written(post("x:9", "x:@h")) == {"x:2", "x:4"}
+
+
+FIRST = post("x:1", "x:@a")
+REVISIONS = [edited("x:1", "x:2", "x:@a"), edited("x:1", "x:3", "x:@a", 3)]
+
+
+def deleted(name: str) -> ps.PostDeleted:
+    return ps.PostDeleted(post=name, owner="x:@a", source="x")
+
+
+@pytest.mark.parametrize(
+    ("events", "cut"),
+    [
+        ((FIRST, REVISIONS[0], deleted("x:2")), 1),
+        ((FIRST, REVISIONS[0], deleted("x:2")), 9),
+        ((FIRST, REVISIONS[0], deleted("x:1")), 1),
+        ((FIRST, *REVISIONS, deleted("x:3")), 1),
+    ],
+    ids=["one revision", "at once", "the post itself", "the second of two"],
+)
+def test_a_deletion_of_one_version_takes_all_of_them_whatever_comes_first(
+    tmp_path: Path, events: tuple[Event, ...], cut: int
+) -> None:
+    left = {}
+    with opened(settings_in(tmp_path)) as house:
+        house.migrate()
+        forgetting, start = Forgetting(house), 0
+        for number, order in enumerate(permutations(events)):
+            renamed = [
+                one.model_copy(update={k: f"{v}-{number}" for k, v in one if k in ("post", "named") and v})
+                for one in order
+            ]
+            log = logged(renamed, start)
+            start += len(log)
+            for at in range(0, len(log), cut):
+                batch = Batch()
+                batch.take("tweets", 0, log[at : at + cut])
+                write_batch(batch, house, forgetting, LOGS)
+                forgetting.erase(0.0, due=True)
+            rows = house.rows("SELECT post FROM post_observed UNION ALL SELECT post FROM post_edited")
+            if rows:
+                left[" ".join(type(one).__name__ for one in order)] = rows
+                for table in ("post_observed", "post_edited"):
+                    house.client.command(f"TRUNCATE TABLE {table}")
+            assert all(forgetting.hides(f"{name}-{number}") for name in ("x:1", "x:2"))
+        assert left == {}
+        assert forgetting.dropped, "nothing came late"
+
+
+def test_what_a_late_revision_asks_for_is_asked_for_again_by_the_next_life(tmp_path: Path) -> None:
+    """The post is stored, its deleted revision comes later, and the process dies before the post is erased."""
+    late, other = logged([FIRST, deleted("x:2"), REVISIONS[0]]), logged([post("x:9", "x:@b")], 3)
+    with opened(settings_in(tmp_path)) as house:
+        house.migrate()
+        forgetting = Forgetting(house)
+        for log in (late[:2], late[2:]):
+            batch = Batch()
+            batch.take("tweets", 0, log)
+            write_batch(batch, house, forgetting, LOGS)
+        assert len(forgetting.asked) == 2
+        for again in (False, True):  # read from the log by its place; or, behind no checkpoint, with its batch
+            forgetting = Forgetting(house)
+            places = {one.offset: one for one in forgetting.load()}
+            assert sorted(places) == [1, 2]
+            batch = Batch()
+            batch.take("tweets", 0, late[2:] if again else other)
+            write_batch(batch, house, forgetting, LOGS)
+            if not again:
+                forgetting.resume(places[2], REVISIONS[0])
+            asked = forgetting.asked["tweets", 0, 2]
+            assert (asked.owner, asked.post, asked.rows) == ("x:@a", "x:1", None)
+        assert forgetting.erase(0.0, due=True)
+        assert [one.rows for one in forgetting.erased] == [1]
+        assert house.rows("SELECT post FROM post_observed") == [("x:9",)]
+
+
+# ---- the loop that copies, on a log in memory -----------------------------------------------------------------------
+
+Receipts = list[tuple[str, int]]
+
+
+class Polled:
+    """Stands where the consumer stands: each poll gives one cut of a partition; `idle` is asked after the last."""
+
+    def __init__(self, cuts: Iterable[Sequence[Logged]], at: int, end: int, idle: Callable[[], None]) -> None:
+        self.cuts, self.at, self.end, self.idle = deque(cuts), at, end, idle
+        self.place = TopicPartition("tweets", 0)
+
+    async def getmany(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, Sequence[Logged]]:
+        await asyncio.sleep(0.001)
+        if not self.cuts:
+            self.idle()
+        some = self.cuts.popleft() if self.cuts else []
+        self.at = some[-1].offset + 1 if some else self.at
+        return {self.place: some} if some else {}
+
+    def assignment(self) -> list[TopicPartition]:
+        return [self.place]
+
+    async def position(self, _: TopicPartition) -> int:
+        return self.at
+
+    def last_stable_offset(self, _: TopicPartition) -> int:
+        return self.end
+
+
+@contextlib.contextmanager
+def living(
+    settings: Settings, receipts: Receipts, crash_point: Callable[[str], None] = lambda name: None
+) -> Iterator[sink.Sink]:
+    """A sink without a broker: what it says in the log lies in `receipts`, and old parts are gone at once."""
+    one = sink.Sink(settings, KafkaSettings(bootstrap="127.0.0.1:1"), crash_point)
+
+    async def send(records: Iterable[Sent]) -> None:
+        receipts.extend((dict(raw.headers)["ce_id"].decode(), raw.event.rows) for raw in records)  # type: ignore[attr-defined]
+
+    one.sender.send = send  # type: ignore[assignment,method-assign]
+    one.forgetting._inactive = frozenset  # type: ignore[method-assign]
+    one.logs = dict(LOGS)
+    try:
+        yield one
+    finally:
+        one._thread.shutdown()
+        one.vault.close()
+        one.warehouse.client.close()
+
+
+async def follow(one: sink.Sink, cuts: Iterable[Sequence[Logged]], end: int) -> None:
+    """Copy these cuts and erase what they ask for, then stop."""
+    place = ("tweets", 0)
+    at = one.taken[place] = one.written.setdefault(place, 0)
+    one.ends[place] = end
+    one.stopping.clear()
+
+    def idle() -> None:
+        if one.written[place] == end and not one.forgetting.asked and not one.forgetting.erased:
+            one.stopping.set()
+
+    await one._follow(Polled(cuts, at, end, idle))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every poll is a batch, and whatever is asked for is erased in the next turn."""
+    for module, name in ((sink, "FLUSH_S"), (sink, "STATUS_S"), (forgetting_module, "ERASE_EVERY_S")):
+        monkeypatch.setattr(module, name, 0.0)
+    monkeypatch.setattr(forgetting_module, "ERASE_COST_SHARE", 1e9)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("point", ["after-insert", "before-checkpoint"])
+@pytest.mark.parametrize(
+    "taken_back",
+    [
+        [ps.AuthorErased(owner="x:@a", source="x")],
+        [ps.AuthorHidden(owner="x:@a", source="x", reason="r"), ps.AuthorShown(owner="x:@a", source="x")],
+    ],
+    ids=["erased", "hidden and shown"],
+)
+def test_a_request_that_is_read_again_is_counted_once_and_has_one_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, taken_back: list[Event]
+) -> None:
+    settings, receipts = settings_in(tmp_path), Receipts()
+    said = logged([post("x:1", "x:@a"), post("x:2", "x:@a"), post("x:9", "x:@b")])
+    asked = logged(taken_back, len(said))
+    log = said + asked
+
+    class FromMemory:
+        async def at(self, places: Iterable[Where]) -> dict[tuple[str, int, int], Logged]:
+            return {(one.topic, one.partition, one.offset): log[one.offset] for one in places}
+
+    @contextlib.asynccontextmanager
+    async def from_memory(*_: Any) -> AsyncIterator[FromMemory]:
+        yield FromMemory()
+
+    monkeypatch.setattr(sink, "reader", from_memory)
+
+    def dying(name: str) -> None:
+        if name == point:
+            raise Killed
+
+    def life(cuts: list[list[Logged]], end: int, crash_point: Callable[[str], None] = lambda name: None) -> None:
+        with living(settings, receipts, crash_point) as one:
+
+            async def run() -> None:
+                await one._resume(one._prepare())
+                assert one.written.get(("tweets", 0), 0) == (0 if end == len(said) else len(said))
+                await follow(one, cuts, end)
+
+            asyncio.run(run())
+            posts = one.warehouse.rows("SELECT post FROM post_observed WHERE owner = 'x:@a'")
+            assert bool(posts) is (end == len(said))
+
+    with locked(settings):
+        life([said], len(said))
+        with pytest.raises(Killed):
+            life([asked], len(log), dying)
+        life([[], [], [], asked], len(log))  # the broker takes a while: there is time to erase before it is read again
+    assert [rows for _, rows in receipts] == [2]
+    assert status(settings)["to_erase"] == 0
+
+
+def a_history(rng: random.Random, mark: str) -> list[Event]:
+    """What two authors said, took back and declared, in any order, under names of its own."""
+    said: list[Event] = []
+    for _ in range(20):
+        number = rng.randrange(12)
+        name, owner = f"x:{mark}.{number}", f"x:@{mark}{number % 2}"
+        version = f"{name}r{rng.randrange(3)}"
+        yes = rng.choice((True, None))
+        said += rng.choices(
+            (
+                post(name, owner),
+                edited(name, version, owner),
+                ps.PostDeleted(post=rng.choice((name, version)), owner=owner, source="x"),
+                ps.AuthorHidden(owner=owner, source="x", reason="r"),
+                ps.AuthorShown(owner=owner, source="x"),
+                ps.IntentDeclared(owner=owner, source="x", index=False),
+                ps.IntentDeclared(owner=owner, source="x", index=yes, train=False),
+            ),
+            (12, 3, 1, 2, 3, 1, 2),
+        )
+    return said
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("seed", range(2))
+def test_any_cut_of_a_log_into_batches_gives_the_same_rows(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each poll is a batch, and taking hides down is slow, so that they are still being written when the next comes."""
+    settings = settings_in(tmp_path)
+    found = []
+    with locked(settings), living(settings, []) as one:
+        one._prepare()
+        ask_now = one.forgetting.ask
+
+        def ask_slowly(requests: Sequence[Request]) -> None:
+            time.sleep(0.01 if requests else 0.0)
+            ask_now(requests)
+
+        monkeypatch.setattr(one.forgetting, "ask", ask_slowly)
+        start = 0
+        for cut in (1, 3, 20):
+            mark = f"{cut}c"
+            log = logged(a_history(random.Random(seed), mark), start)
+            start += len(log)
+            cuts = [log[i : i + cut] for i in range(0, len(log), cut)]
+            monkeypatch.setattr(sink, "STATUS_S", 0.0 if cut < 3 else 0.5)
+            asyncio.run(follow(one, cuts, start))
+            names = one.warehouse.rows(
+                "SELECT post, named FROM post_observed WHERE position(post, {m:String}) > 0 UNION ALL "
+                "SELECT post, named FROM post_edited WHERE position(post, {m:String}) > 0",
+                m=f"x:{mark}.",
+            )
+            found.append(sorted(str(row).replace(mark, "") for row in names))
+    assert found[0], "nothing is left to compare"
+    assert all(rows == found[0] for rows in found[1:])
+
+
+def test_what_is_said_after_being_shown_is_there_though_it_came_in_the_same_batch(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    hidden = ps.AuthorHidden(owner="x:@h", source="x", reason="r")
+    after = [f"x:{i}" for i in range(2, 12)]
+    log = logged(
+        [post("x:1", "x:@h"), hidden, ps.AuthorShown(owner="x:@h", source="x"), *(post(one, "x:@h") for one in after)]
+    )
+    with locked(settings), living(settings, []) as one:
+        one._prepare()
+        asyncio.run(follow(one, [log], len(log)))
+        assert {name for (name,) in one.warehouse.rows("SELECT post FROM post_observed")} == set(after)
+        assert one.written == one.taken == {("tweets", 0): len(log)}
+
+
+def test_a_batch_ends_behind_whoever_is_let_in_again_and_behind_nobody_else() -> None:
+    shown, hidden = ps.AuthorShown(owner="x:@h", source="x"), ps.AuthorHidden(owner="x:@h", source="x", reason="r")
+    yes = ps.IntentDeclared(owner="x:@h", source="x", index=True)
+    log = logged([shown, yes, hidden, yes, shown, post("x:1", "x:@h")])
+    batch = Batch()
+    rest = batch.take("tweets", 0, log)
+    assert (len(rest), batch.lift, batch.rows, batch.next) == (1, ("x:@h", HIDDEN), 5, {("tweets", 0): 5})
+    assert len(Batch(lambda owner, why: True).take("tweets", 0, log)) == 5, "hidden by a batch before this one"
+
+
+def test_only_the_status_of_a_sink_that_ended_by_itself_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sink, "STATUS_S", 0.0)
+    settings = settings_in(tmp_path)
+    seen = []
+    with locked(settings), living(settings, []) as one:
+        one._prepare()
+        tell = one._tell
+
+        async def look(*given: Any, **more: Any) -> None:
+            await tell(*given, **more)
+            seen.append(status(settings)["ended"])
+
+        monkeypatch.setattr(one, "_tell", look)
+        log = logged([post("x:1", "x:@a")])
+        asyncio.run(follow(one, [log], len(log)))
+    assert len(seen) > 1
+    assert seen == [False] * (len(seen) - 1) + [True]
+
+
+def test_a_sink_ends_though_somebody_holds_its_socket_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients_are_waited_for(monkeypatch)
+    settings = settings_in(tmp_path)
+    began = []
+    with locked(settings), living(settings, []) as one, contextlib.ExitStack() as links:
+
+        async def copy() -> None:
+            while not socket_path(settings).exists():
+                await asyncio.sleep(0.01)
+            links.callback((await asyncio.open_unix_connection(socket_path(settings)))[1].close)
+            await asyncio.sleep(0.05)
+            began.append(time.monotonic())
+            one.stopping.set()
+
+        monkeypatch.setattr(one, "_copy", copy)
+        asyncio.run(asyncio.wait_for(one.run(), 10.0))
+        assert time.monotonic() - began[0] < 2.0
+        links.pop_all()  # their loop is closed
 
 
 def test_a_null_put_in_place_of_a_name_would_leave_its_bytes_which_is_why_names_are_emptied(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import math
 import os
@@ -137,8 +138,37 @@ def test_a_prompt_over_the_limit_is_skipped_and_named(base: Base, tmp_path: Path
     result = train(base, tmp_path, [*ROWS, long])
     assert result.skipped == ("row-long",)
     assert result.rows == len(ROWS)
-    with pytest.raises(ValueError, match="usable rows"):
+    with pytest.raises(ValueError, match="0 of 1 rows have a prompt of at most 512 tokens"):
         train(base, tmp_path, [long])
+
+
+@pytest.mark.parametrize("diverged", [False, True])
+def test_what_no_version_can_be_made_of_is_passed_by_the_trainer_and_holds_up_nothing(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, diverged: bool
+) -> None:
+    """The same rows would end the process every time, and no later batch would ever be reached."""
+    from models import dpo
+    from streams import trainer as module
+    from streams.dataset import BatchBroken, Dataset
+    from streams.settings import Settings
+    from tests.bare_shell import KAFKA, ZERO
+
+    def diverge(*_: object, **__: object) -> None:
+        raise AdapterRefused("its weights are not finite")
+
+    async def load(*_: object) -> Dataset:
+        return Dataset([dataclasses.replace(one, id=f"{n:08x}", prompt=long.prompt) for n, one in enumerate(ROWS)])
+
+    long = Row("row-long", [{"role": "user", "content": "a" * 600}], "yes", "no")
+    monkeypatch.setattr(module, "load", load)
+    if diverged:
+        monkeypatch.setattr(dpo, "train", diverge)
+    trainer = module.Trainer(Settings(data=tmp_path, threads=1), KAFKA, lambda name: None)
+    trainer.base = base
+    batch = type("Batch", (), {"batch": "one", "root": ZERO})()
+    with pytest.raises(BatchBroken, match="not finite" if diverged else "rows have a prompt of at most 512 tokens"):
+        asyncio.run(trainer._train(None, [batch]))
+    trainer.vault.close()
 
 
 def test_the_card_says_what_the_adapter_was_made_from(base: Base, trained) -> None:
