@@ -49,7 +49,6 @@ NOTES = (
     "What a machine that loses power keeps is not shown here.",
     "N attacks without a failure only say that a failure is rarer than 3/N at 95 %, if the attacks are independent.",
     "Attacks of one run share a feed and a seed; where a row says so, they share a process.",
-    "The simulation of the night has 100,000 seeds; where its row says fewer, it was run alone, for want of time.",
     "A control is a purpose-built wrong variant; it must turn the same oracle red for the reason named.",
 )
 
