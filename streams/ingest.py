@@ -39,7 +39,6 @@ from streams.fold import Sent
 from streams.formats import SOURCES, read, source_of
 from streams.intents import Declared, Intents, intents_file
 from streams.kafka import KafkaSettings
-from streams.letters import UNLETTERED as UNLETTERED
 from streams.letters import Letters, bytes_of
 from streams.lines import Damage, IngestRefused, Item, Line, Value, parse
 from streams.policy import PURPOSES, Policy

@@ -17,7 +17,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from streams.ingest import UNLETTERED
+from streams.letters import UNLETTERED
 from streams.metrics import Grown, written
 
 STATUS_S = 1.0

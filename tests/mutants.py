@@ -608,8 +608,8 @@ ERASURE = (
 
 _HIDDEN = "forgetting.py::test_whoever_is_forgotten_is_hidden_under_every_name_that_an_id_holds"
 _VERSIONS = "sink.py::test_a_deletion_of_one_version_takes_all_of_them_whatever_comes_first"
-_READ_AGAIN = "sink.py::test_a_request_that_is_read_again_is_counted_once_and_has_one_receipt"
-_CUT = "sink.py::test_any_cut_of_a_log_into_batches_gives_the_same_rows"
+_READ_AGAIN = "sink_loop.py::test_a_request_that_is_read_again_is_counted_once_and_has_one_receipt"
+_CUT = "sink_loop.py::test_any_cut_of_a_log_into_batches_gives_the_same_rows"
 FORGETTING = (
     _m("hidden-by-the-whole-id-only", "streams/forgetting.py",
        "any(digest(name) in self._names for name in parts_of(value))",

@@ -25,8 +25,8 @@ from schemas.posts import PostObserved
 from schemas.topics import BY_NAME, KINDS, RECORD_BYTES_MAX
 from streams import formats, x_stream, xv1
 from streams.formats import detect, read
-from streams.ingest import UNLETTERED
 from streams.jetstream import Jetstream
+from streams.letters import UNLETTERED
 from streams.lines import LINE_BYTES_MAX, Damage, Line, parse, read_lines
 from streams.live import SourceBroken
 from streams.mastodon_owners import Owners

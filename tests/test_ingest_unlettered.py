@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from schemas.posts import PostObserved
-from streams.ingest import UNLETTERED, Summary
+from streams.ingest import Summary
+from streams.letters import UNLETTERED
 from streams.lines import Damage, Value
 from streams.policy import Policy
 from tests.ingest_ends import (
