@@ -33,12 +33,12 @@ from schemas.topics import TWEETS
 from streams import crash, healthy, places
 from streams.access_rules import REFUSED, require
 from streams.embed_plan import Plan, plan
+from streams.exits import EXIT_AGAIN, EXIT_REFUSED
 from streams.fold import fingerprint
 from streams.kafka import KafkaSettings, cluster_id, ensure_topics, topic_ids
 from streams.records import outside
 from streams.sender import Sender
 from streams.settings import Settings
-from streams.shell import EXIT_AGAIN, EXIT_REFUSED
 from streams.topics import specs
 from streams.vault import Vault
 from streams.vector_ledger import Ledger, Place, Request

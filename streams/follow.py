@@ -28,6 +28,7 @@ from streams.access_rules import REFUSED, require
 from streams.backoff import Backoff
 from streams.crash import CrashPoint
 from streams.cursors import CursorRefused, Cursors
+from streams.exits import EXIT_AGAIN, EXIT_REFUSED, stop_process
 from streams.fold import Sent
 from streams.inbox import Inbox, Window
 from streams.ingest import Intake, Known, Sends, Summary
@@ -38,9 +39,8 @@ from streams.parking import Parking
 from streams.policy import Policy, PolicyRefused
 from streams.pulse import Pulse
 from streams.records import outside
-from streams.sender import Sender
+from streams.sender import SEND_S_MAX, Sender
 from streams.settings import Settings, SettingsRefused
-from streams.shell import EXIT_AGAIN, EXIT_REFUSED, SEND_S_MAX, stop_process
 from streams.topics import specs
 from streams.vault import Vault
 

@@ -34,6 +34,7 @@ TOPIC_READY_S_MAX = (
     15.0  # A created topic has its leaders within tens of milliseconds; this is for a broker in trouble.
 )
 
+SESSION_S = 6.0  # a worker that has not said for so long that it lives has lost its partitions
 _TOPIC_EXISTS = 36
 _PASSING = (7, 41, 89)  # it timed out, its controller moved, it is throttled: a later try may do
 COORDINATOR_READY_S_MAX = 30.0  # a broker makes the topic of groups when the first one asks, and that takes seconds

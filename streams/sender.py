@@ -19,6 +19,7 @@ from streams.settings import Settings
 BATCH_BYTES_MAX = 1 << 19
 REQUEST_BYTES_MAX = 1 << 21  # one record of RECORD_BYTES_MAX with its headers fits
 LOOK_BACK_S = 5.0
+SEND_S_MAX = 30.0  # a chunk that is not acknowledged by then ends the process that sent it
 
 
 class Sender:

@@ -28,6 +28,7 @@ from starlette.exceptions import HTTPException
 from streams import chat, judging, places
 from streams.answering import Answering, event_name
 from streams.chat import Ask, ChatRequest
+from streams.exits import EXIT_REFUSED, leave
 from streams.gate import Gate
 from streams.judging import FeedbackRequest
 from streams.kafka import KafkaSettings
@@ -41,7 +42,6 @@ log = logging.getLogger("xinfluencer.server")
 
 Text = Annotated[str | None, Header()]
 
-EXIT_REFUSED = 78  # as in streams/shell.py, which would bring Faust with it
 STOP_S_MAX = 4  # for requests to end by themselves; then they are cut, and the rest takes under a second
 
 
@@ -243,9 +243,8 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, told: Path, re
     finally:
         ending.cancel()
         _withdraw(told)
-        logging.shutdown()
     # A thread inside torch cannot be interrupted and would hold the process; what was promised is in the log.
-    os._exit(EXIT_REFUSED if refused.is_set() else 0 if server.started else 1)
+    leave(EXIT_REFUSED if refused.is_set() else 0 if server.started else 1)
 
 
 def _withdraw(told: Path) -> None:

@@ -22,11 +22,12 @@ from faust.types import TP
 from schemas.events import AlertRaised
 from schemas.topics import ERASURES
 from streams.adopt import begins
+from streams.exits import EXIT_REFUSED, stop_process
 from streams.fold import Fold, Memory, Stage, StepFailed, fingerprint
 from streams.kafka import KafkaSettings
 from streams.object_snapshots import SnapshotStore, StoreRefused, keeper
 from streams.records import outside
-from streams.sender import Sender
+from streams.sender import SEND_S_MAX, Sender
 from streams.settings import Settings
 from streams.snapshots import Bound, ClaimLost, SnapshotRefused, encode
 from streams.transport import Chunk
@@ -36,9 +37,6 @@ from streams.worker_metrics import WorkerMetrics
 
 log = logging.getLogger("xinfluencer.worker")
 
-EXIT_AGAIN = 75  # sysexits.h EX_TEMPFAIL: start me again
-EXIT_REFUSED = 78  # EX_CONFIG: starting again will not help; a person must act
-SEND_S_MAX = 30.0
 TAKERS_MAX = 16  # partitions that are taken over from a store at the same time: each asks it five times
 PUTS_MAX = 4  # snapshots on their way to a store at the same time, each held in memory as it was
 CLOSE_S_MAX = 6.0  # for what is on its way at a stop; what does not arrive costs reading again
@@ -69,13 +67,6 @@ class Owned:
     since_s: float = 0.0  # since when something applied is in no snapshot
     size: int = 0  # of the newest snapshot, in bytes
     putting: bool = False  # a snapshot is on its way to a store
-
-
-def stop_process(reason: str, code: int = EXIT_AGAIN) -> None:
-    """End the process at once, without clean-up: whatever is half done must not be finished by a shutdown handler."""
-    log.critical("stopping: %s", reason)
-    logging.shutdown()
-    os._exit(code)
 
 
 class Held(NamedTuple):

@@ -36,6 +36,7 @@ from streams import crash, places
 from streams import tables as t
 from streams.access_rules import REFUSED, require
 from streams.analytics import Answering
+from streams.exits import EXIT_REFUSED, leave, stop_process
 from streams.forgetting import HIDDEN, NO_INDEX, Forgetting, Request
 from streams.kafka import KafkaSettings, cluster_id, ensure_topics, topic_ids
 from streams.quick import fields_of, writer_of
@@ -54,7 +55,6 @@ POLL_ROWS_MAX = 5_000  # decoded at a stretch: a signal or a question waits at m
 FLUSH_S = 1.0  # how old a small batch may become
 POLL_MS = 200
 STATUS_S = 1.0
-EXIT_AGAIN, EXIT_REFUSED = 75, 78  # as in streams/shell.py, which would bring Faust with it; a test holds them together
 
 TAKING_BACK = frozenset((PostDeleted, AuthorErased, AuthorHidden, AuthorShown, IntentDeclared))
 
@@ -380,21 +380,13 @@ def run_sink(settings: Settings) -> None:
         with locked(settings):
             asyncio.run(run())
     except* (WarehouseRefused, LogUnreadable, *REFUSED) as refused:
-        log.critical("stopping: %s", _first(refused))
-        _leave(EXIT_REFUSED)
+        stop_process(str(_first(refused)), EXIT_REFUSED)
     except* Exception as failed:  # noqa: BLE001 - whatever it is, a new process starts from the checkpoint
-        log.critical("stopping: %r", _first(failed))
-        _leave(EXIT_AGAIN)
-    _leave(0)
+        stop_process(repr(_first(failed)))
+    leave(0)  # a long question is not waited for
 
 
 def _first(group: BaseException) -> BaseException:
     while isinstance(group, BaseExceptionGroup):
         group = group.exceptions[0]
     return group
-
-
-def _leave(code: int) -> None:
-    """End at once: nothing half done may be finished by a shutdown handler, and a long question is not waited for."""
-    logging.shutdown()
-    os._exit(code)

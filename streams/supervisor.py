@@ -23,16 +23,17 @@ from typing import Any
 from schemas.topics import partitions
 from streams import alerting, healthy, places, records
 from streams import broker as embedded
-from streams.kafka import KafkaSettings, ensure_topics
+from streams.exits import EXIT_REFUSED
+from streams.kafka import SESSION_S, KafkaSettings, ensure_topics
 from streams.sender import Sender
 from streams.settings import Settings
-from streams.shell import EXIT_REFUSED
 from streams.topics import specs
 from streams.topology import TICKED, stages
 
 log = logging.getLogger("xinfluencer.supervisor")
 
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.2, 10.0
+FORGOTTEN_S = SESSION_S + 1.0  # until a group knows nothing more of a member that is gone
 HEALTHY_S = 20.0  # after this long alive, the next back-off starts from the beginning
 STOP_S_MAX = 10.0
 STILL_S_MAX = 45.0  # records wait and none is applied for so long: end it
@@ -64,6 +65,7 @@ class Deployment:
 
     def __post_init__(self) -> None:
         self._stopping = False
+        self._stood_still: set[str] = set()  # and was ended for it
         self._tasks: list[asyncio.Task[None]] = []
         measuring = alerting.measure_for_ever(self.settings, lambda: {**dict.fromkeys(self.pids, 0), **self.restarts})
         # Beside it the clock and the watchdog: they need the broker, so they end first.
@@ -118,7 +120,7 @@ class Deployment:
                 status = places.run(self.settings) / f"worker-{instance}.status.json"
                 self._beside.append(asyncio.create_task(self._watch(name, status)))
             elif name == "ticker":
-                self._beside.append(asyncio.create_task(self._tick()))
+                self._beside.append(asyncio.create_task(tick_for_ever(self.settings, self.kafka)))
             elif name in FORKED:
                 self._keep(name, partial(self._run_forked, name))
             else:
@@ -168,8 +170,11 @@ class Deployment:
                 backoff = BACKOFF_S_MIN
             self.restarts[name] = self.restarts.get(name, 0) + 1
             how = f"by signal {-code}" if code < 0 else f"with code {code}"
-            self.tell(f"{name} ended {how}; starting it again in {backoff:.1f} s")
-            await asyncio.sleep(backoff)
+            # What it stood still with may be what its group gave it, and would give it again.
+            pause_s = max(backoff, FORGOTTEN_S if name in self._stood_still else 0.0)
+            self._stood_still.discard(name)
+            self.tell(f"{name} ended {how}; starting it again in {pause_s:.1f} s")
+            await asyncio.sleep(pause_s)
             backoff = min(BACKOFF_S_MAX, backoff * 2)
 
     def _started(self, name: str, pid: int) -> None:
@@ -288,9 +293,6 @@ class Deployment:
 
     # ---- time and watching ------------------------------------------------------------------------------------------
 
-    async def _tick(self) -> None:
-        await tick_for_ever(self.settings, self.kafka)
-
     async def _watch(self, name: str, status: Path) -> None:
         moved, applied = time.monotonic(), -1
         begun, known = time.monotonic(), None
@@ -310,9 +312,9 @@ class Deployment:
             # One that never says a word hangs in its start: aiokafka may, if the broker dies while a group is joined.
             silent = time.time() - told["time"] if told.get("pid") == pid else time.monotonic() - begun - START_S_MAX
             if pid is not None and (time.monotonic() - moved > STILL_S_MAX or silent > SILENT_S_MAX):
-                begun = time.monotonic()
+                begun = moved = time.monotonic()
                 self.tell(f"{name} stands still; ending it")
-                moved = time.monotonic()
+                self._stood_still.add(name)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 

@@ -31,11 +31,11 @@ from schemas.topics import BATCHES, CANDIDATES
 from streams import crash, healthy, places, tracing
 from streams.access_rules import REFUSED, lacking, require
 from streams.dataset import BatchBroken, Dataset, closed_batches, load, window
+from streams.exits import EXIT_REFUSED
 from streams.kafka import KafkaSettings, committed_offsets, ensure_topics
 from streams.reader import Reader, reader
 from streams.records import outside
 from streams.settings import Settings
-from streams.shell import EXIT_REFUSED
 from streams.topics import specs
 from streams.vault import Vault
 from streams.withheld import Withheld

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import aiokafka
 import faust
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+
+from streams.exits import stop_process
 
 if TYPE_CHECKING:
     from streams.shell import Shell
@@ -60,20 +63,36 @@ class ReadNothing(dict[Any, Any]):
         return None
 
 
+class WholeTopics(RoundRobinPartitionAssignor):  # type: ignore[misc]
+    """Round robin over all partitions of all topics; a leader that does not know one of them yet ends its process.
+
+    aiokafka leaves such a topic out, and a static member that comes back is given again what it had (KIP-345): if the
+    broker dies while a group is joined, what was then left out would be nobody's for ever.
+    """
+
+    @classmethod
+    def assign(cls, cluster: ClusterMetadata, members: Mapping[str, Any]) -> dict[str, Any]:
+        topics = {topic for member in members.values() for topic in member.subscription}
+        unknown = sorted(topic for topic in topics if not cluster.partitions_for_topic(topic))
+        if unknown:
+            stop_process(f"the broker told nothing of {', '.join(unknown)}: without that nobody is assigned anything")
+        return dict(super().assign(cluster, members))
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Faust's consumer thread with a client of our own settings, and the epoch."""
 
     epoch = 0
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
-        self._assignor = RoundRobinPartitionAssignor
+        self._assignor = WholeTopics
         conf = self.app.conf
         return aiokafka.AIOKafkaConsumer(
             **self.app.shell.kafka.client_kwargs(),
             client_id=conf.broker_client_id,
             group_id=conf.id,
             group_instance_id=conf.consumer_group_instance_id,
-            partition_assignment_strategy=[RoundRobinPartitionAssignor],
+            partition_assignment_strategy=[WholeTopics],
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="none",  # an offset outside the log is never a reason to jump; perform_seek checks first

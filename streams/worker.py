@@ -15,7 +15,7 @@ import faust
 from streams import crash
 from streams.access_rules import require
 from streams.fold import Stage
-from streams.kafka import KafkaSettings, cluster_id, ensure_topics, topic_ids
+from streams.kafka import SESSION_S, KafkaSettings, cluster_id, ensure_topics, topic_ids
 from streams.settings import Settings
 from streams.shell import Shell
 from streams.topics import specs
@@ -24,7 +24,6 @@ from streams.transport import ChunkSchema, Transport
 
 log = logging.getLogger("xinfluencer.worker")
 
-SESSION_S = 6.0
 HEARTBEAT_S = 1.5
 STATUS_S = 0.5
 YOUNG_MAX = 1_000_000  # objects made and not gone yet: more than a chunk and what is read ahead of it

@@ -25,9 +25,9 @@ from confluent_kafka import TopicCollection
 
 from schemas import learned, posts
 from schemas import topics as t
-from streams import server as server_module
 from streams.access_rules import PROCESSES, NotAllowed, Rule, lines, rules
 from streams.dataset import closed_batches, load
+from streams.exits import EXIT_REFUSED
 from streams.fold import Sent
 from streams.kafka import KafkaSettings, LogInRefused, committed_offsets, ensure_topics
 from streams.reader import reader
@@ -35,7 +35,6 @@ from streams.records import outside
 from streams.sender import Sender
 from streams.settings import Settings
 from streams.settle import settled
-from streams.shell import EXIT_REFUSED
 from streams.supervisor import ticks
 from streams.topics import specs
 from streams.trainer import Trainer
@@ -476,7 +475,7 @@ def test_a_process_that_lacks_one_right_ends_with_78_and_says_which(
             topic, operation = LACKING_OF[process]
             code = one.wait(90)
             said = (tmp_path / process / f"{process}.log").read_text(errors="replace")
-            assert code == EXIT_REFUSED == server_module.EXIT_REFUSED, f"{process}: {code} {said[-3000:]}"
+            assert code == EXIT_REFUSED, f"{process}: {code} {said[-3000:]}"
             wanted = f"User l-{process} may not {operation} topic lacking.{topic}: `xinfluencer acls {process}`"
             assert wanted in said, said[-3000:]
             assert "Traceback" not in said

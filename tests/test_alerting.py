@@ -20,11 +20,11 @@ import yaml
 from streams import alert_rules, alerting, cli, doctor, doctor_folder, doctor_machine, supervisor
 from streams.alert_rules import RULES, Rule
 from streams.alerting import KEPT_S, Firing, Watch
+from streams.exits import EXIT_AGAIN, EXIT_REFUSED
 from streams.machine_metrics import write
 from streams.readings import Compare, History, Reading, Share, holds, span
 from streams.runbook import ADVICE, CODES, DEATHS, KINDS
 from streams.settings import Settings
-from streams.shell import EXIT_AGAIN, EXIT_REFUSED
 from tests import alert_cases
 from tests.alert_cases import (
     BREAK,

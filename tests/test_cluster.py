@@ -24,6 +24,7 @@ from streams import doctor_folder
 from streams.adopt import CannotAdopt, adopt, carried
 from streams.commands import run_verify
 from streams.doctor_check import Context
+from streams.exits import EXIT_REFUSED
 from streams.fold import Fold, Memory
 from streams.graph_view import read_state
 from streams.kafka import KafkaSettings
@@ -31,7 +32,6 @@ from streams.object_snapshots import SnapshotStore
 from streams.sender import Sender
 from streams.settings import Settings
 from streams.settle import settled
-from streams.shell import EXIT_REFUSED
 from streams.snapshots import Bound, SnapshotFolder, state_hash
 from streams.topology import stages
 from streams.verify import ADOPTED, Verdict

@@ -24,12 +24,12 @@ from schemas.ids import text_hash
 from schemas.posts import PostDeleted, PostEdited, PostObserved
 from streams import crash, embedder, places
 from streams.embedder import Embedder
+from streams.exits import EXIT_REFUSED
 from streams.fold import Sent
 from streams.kafka import KafkaSettings
 from streams.reader import reader
 from streams.records import outside
 from streams.settings import Settings
-from streams.shell import EXIT_REFUSED
 from streams.similar import NothingSimilar, run_similar
 from streams.vault import Vault
 from streams.vector_ledger import Place

@@ -28,10 +28,10 @@ from schemas.facts import Event, Rights
 from streams import crash, embedder, healthy, places, vector_ledger
 from streams.embed_plan import Plan
 from streams.embedder import Embedder
+from streams.exits import EXIT_AGAIN
 from streams.fold import Sent
 from streams.kafka import KafkaSettings
 from streams.records import outside
-from streams.shell import EXIT_AGAIN
 from streams.vault import Vault
 from streams.vector_ledger import Ledger, Place
 from streams.vectors import VectorStore, folder

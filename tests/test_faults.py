@@ -17,9 +17,9 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas.events import AlertRaised
+from streams.exits import EXIT_AGAIN, EXIT_REFUSED
 from streams.kafka import ensure_topics
 from streams.reader import reader
-from streams.shell import EXIT_AGAIN, EXIT_REFUSED
 from streams.topics import specs
 from tests.feeds import feed
 from tests.harness import (

@@ -22,8 +22,9 @@ from safetensors import SafetensorError
 
 from models import adapters
 from schemas.posts import PostDeleted
+from streams.exits import EXIT_REFUSED
 from streams.kafka import KafkaSettings
-from streams.shell import EXIT_REFUSED, SNAPSHOTS_WAIT_S_MAX
+from streams.shell import SNAPSHOTS_WAIT_S_MAX
 from streams.supervisor import BACKOFF_S_MIN, Deployment
 from tests.feeds import feed
 from tests.harness import (

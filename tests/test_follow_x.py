@@ -22,6 +22,7 @@ from streams import follow as module
 from streams import supervisor, x_stream
 from streams.backoff import Backoff
 from streams.cursors import Cursors
+from streams.exits import EXIT_AGAIN, EXIT_REFUSED
 from streams.firsts import Firsts
 from streams.follow import follow, run_follow
 from streams.ingest import Known, Summary
@@ -31,7 +32,6 @@ from streams.policy import Policy
 from streams.reader import reader
 from streams.sender import Sender
 from streams.settings import Settings, SettingsRefused
-from streams.shell import EXIT_AGAIN, EXIT_REFUSED
 from streams.supervisor import CannotRun, Deployment
 from streams.topics import specs
 from streams.x_stream import Request, filtered

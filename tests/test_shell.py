@@ -24,11 +24,11 @@ from faust.types import TP
 from schemas.events import AuthorForgotten
 from schemas.posts import AuthorErased, PostDeleted
 from streams import shell as shell_module
+from streams.exits import EXIT_AGAIN, EXIT_REFUSED
 from streams.memory import Logged
 from streams.records import outside
 from streams.sender import Sender
 from streams.settings import Settings
-from streams.shell import EXIT_AGAIN, EXIT_REFUSED
 from streams.transport import Consumer, ConsumerThread, Fetched
 from streams.trouble import ATTEMPTS_MAX, Trouble
 from tests.bare_shell import KAFKA, STAGES, Ended, Keys, World, logged, people, said_by, thumb

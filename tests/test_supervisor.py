@@ -134,5 +134,21 @@ def test_a_worker_that_can_only_touch_its_status_is_left_alone(
         assert bool(said) is (how != "touches"), said
         if said:
             assert said[0] == "worker stands still; ending it"
+            await until(lambda: len(said) > 1)
+            assert said[1] == f"worker ended by signal 9; starting it again in {supervisor.FORGOTTEN_S:.1f} s"
+
+    in_a_deployment(settings, story)
+
+
+@pytest.mark.usefixtures("sleeper")
+def test_control_a_worker_that_was_at_work_is_not_waited_for(settings: Settings) -> None:
+    """Its group gives it back what it had, at once, and nobody need take it over meanwhile."""
+
+    async def story(deployment: Deployment, said: list[str]) -> None:
+        await deployment.start("worker")
+        await until(lambda: "worker" in deployment.pids)
+        os.kill(deployment.pids["worker"], signal.SIGKILL)
+        await until(lambda: bool(said))
+        assert said == [f"worker ended by signal 9; starting it again in {supervisor.BACKOFF_S_MIN:.1f} s"]
 
     in_a_deployment(settings, story)

@@ -23,10 +23,10 @@ from schemas import envelope
 from schemas.learned import ModelTrained
 from streams import places
 from streams.dataset import BatchBroken, closed_batches, load
+from streams.exits import EXIT_REFUSED
 from streams.kafka import KafkaSettings
 from streams.reader import reader
 from streams.settings import Settings
-from streams.shell import EXIT_REFUSED
 from streams.vault import Vault
 from tests.feeds import feed
 from tests.harness import ROOT, Workers, ended, finish, settings_for, write

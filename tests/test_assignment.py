@@ -1,0 +1,84 @@
+"""Assignment: the worker that leads its group gives out every partition of every topic, or ends; never a part of them.
+
+A static member that comes back within its session is given what it had, without being asked (KIP-345). What was
+assigned while the broker said nothing of the topics would be nothing, for ever.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+
+from schemas.topics import partitions
+from streams.exits import EXIT_AGAIN
+from streams.kafka import SESSION_S, TopicSpec, ensure_topics
+from streams.topics import specs
+from streams.topology import stages
+from tests import blind_worker
+from tests.harness import Workers, ended, settings_for
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
+
+BLIND = (sys.executable, str(Path(blind_worker.__file__)))
+
+
+def test_a_worker_that_is_told_nothing_of_its_topics_ends_and_the_next_one_has_all(broker: Any, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, "blind")
+    workers = Workers(settings, broker.settings, command=BLIND)
+    reads = {stage.reads.name: partitions(stage.reads, settings.partitions) for stage in stages(settings.tuning)}
+
+    async def run() -> None:
+        await ensure_topics(broker.settings, specs(settings))
+        workers.start()
+        assert workers.process is not None
+        assert await asyncio.to_thread(workers.process.wait, 40) == EXIT_AGAIN, workers.log()[-3000:]
+        stopping = workers.log().splitlines()[-1]
+        assert "the broker told nothing of " in stopping
+        assert all(settings.physical(topic) in stopping for topic in reads)
+        workers.command = Workers.command
+        workers.start()
+        await workers.back()
+        assert len(workers.status()["partitions"]) == sum(reads.values())
+
+    with ended(workers):
+        asyncio.run(run())
+
+
+async def join(broker: Any, topics: list[str], group: str, *, blind: bool = False) -> int:
+    """Join as plain aiokafka would, with the id of always; give how many partitions that brought."""
+    consumer = AIOKafkaConsumer(
+        **broker.settings.client_kwargs(),
+        group_id=group,
+        group_instance_id="0",
+        partition_assignment_strategy=[RoundRobinPartitionAssignor],
+        session_timeout_ms=int(SESSION_S * 1000),
+    )
+    await consumer.start()
+    if blind:
+        consumer._client._metadata_update = lambda *given: blind_worker.unanswered(consumer._client, *given)
+    try:
+        consumer.subscribe(topics)
+        async with asyncio.timeout(30):
+            while consumer._coordinator._heartbeat_task is None:
+                await asyncio.sleep(0.05)
+        return len(consumer.assignment())
+    finally:
+        await consumer.stop()
+
+
+def test_control_what_a_blind_leader_assigns_stays_until_nobody_was_there_for_a_session(broker: Any) -> None:
+    """The same with aiokafka's own assignor."""
+    topics = ["trap-a", "trap-b"]
+
+    async def run() -> list[int]:
+        await ensure_topics(broker.settings, [TopicSpec(topic, 2, {}) for topic in topics])
+        found = [await join(broker, topics, "trap", blind=True)]
+        found += [await join(broker, topics, "trap") for _ in range(3)]
+        await asyncio.sleep(SESSION_S + 1.0)
+        return [*found, await join(broker, topics, "trap")]
+
+    assert asyncio.run(run()) == [0, 0, 0, 0, 4]
