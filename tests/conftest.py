@@ -26,7 +26,7 @@ from tests.proof import (  # noqa: F401 - hooks and fixtures of the fault catalo
 LONG = (
     "test_faults.py", "test_faults_broker.py", "test_sink.py", "test_access.py", "test_cluster.py", "test_trainer.py",
     "test_backup.py", "test_controls.py", "test_simulation.py", "test_embedder.py", "test_training.py", "test_demo.py",
-    "test_ingest_faults.py", "test_mutants.py", "test_faults_data.py", "test_doctor_log.py",
+    "test_ingest_faults.py", "test_mutants.py", "test_faults_data.py", "test_doctor_log.py", "test_assignment.py",
 )  # fmt: skip
 """Files that take a minute or more: begun last, one of two processes would wait for them."""
 

@@ -34,6 +34,7 @@ SIZES = {  # name -> (ci, night, release)
     "zombies": (1, 10, 50),
     "broker kills": (1, 20, 100),
     "broker pauses": (1, 3, 10),
+    "broker kills at a start": (3, 30, 300),
     "trainer rounds": (1, 7, 30),  # of 10 points each
     "fuzz decoder": (50_000, 500_000, 5_000_000),  # of each of the four sources
     "fuzz broker": (2_000, 50_000, 500_000),

@@ -5,6 +5,10 @@ assigned while the broker said nothing of the topics would be nothing, for ever.
 """
 
 import asyncio
+import json
+import os
+import random
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,12 +20,15 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 from schemas.topics import partitions
 from streams.exits import EXIT_AGAIN
 from streams.kafka import SESSION_S, TopicSpec, ensure_topics
+from streams.supervisor import FORGOTTEN_S, SILENT_S_MAX, START_S_MAX, Deployment
 from streams.topics import specs
 from streams.topology import stages
 from tests import blind_worker
-from tests.harness import Workers, ended, settings_for
+from tests.feeds import feed
+from tests.harness import Workers, ended, finish, judge, now_ms, settings_for, vault_of, write
+from tests.proof import SEED, Say, size
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(600)]
 
 BLIND = (sys.executable, str(Path(blind_worker.__file__)))
 
@@ -46,6 +53,58 @@ def test_a_worker_that_is_told_nothing_of_its_topics_ends_and_the_next_one_has_a
 
     with ended(workers):
         asyncio.run(run())
+
+
+def test_a_broker_that_dies_while_a_worker_starts_leaves_no_partition_without_an_owner(
+    broker: Any, tmp_path: Path, proof: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C7: killed at any moment from the worker's first breath until it is at work, and brought back."""
+    kills = size("broker kills at a start")
+    case = proof("C7", "kill -9 of the broker while a worker starts", kills, "kills")
+    settings = settings_for(tmp_path, "c7-start")
+    records = list(feed(SEED, 60, settings.partitions, vault_of(settings), now_ms()))
+    reads = sum(partitions(stage.reads, settings.partitions) for stage in stages(settings.tuning))
+    status = settings.data / "run" / "worker-0.status.json"
+    rng = random.Random(SEED)
+    told: list[str] = []
+    monkeypatch.setenv("XINFLUENCER_KAFKA", broker.bootstrap)
+
+    def owned(deployment: Deployment) -> int:
+        """Count the partitions of the worker that runs now; 0 until it says so."""
+        pid = deployment.pids.get("worker")
+        known = json.loads(status.read_text()) if pid and status.exists() else {}
+        return len(known["partitions"]) if known and known["pid"] == pid else 0
+
+    async def run() -> Any:
+        await write(settings, broker.settings, records)
+        deployment = Deployment(settings, {}, told.append)
+        await deployment.start("worker")
+        try:
+            for _ in range(kills):
+                await asyncio.sleep(rng.uniform(0.5, 4.0))
+                broker.kill()
+                broker.restart()  # in the main thread: the kernel ends a JVM with the thread that started it
+                async with asyncio.timeout(START_S_MAX + SILENT_S_MAX + FORGOTTEN_S + 2 * START_S_MAX):
+                    while not owned(deployment):
+                        await asyncio.sleep(0.1)
+                assert owned(deployment) == reads
+                before = deployment.pids["worker"]
+                os.kill(before, signal.SIGKILL)
+                while deployment.pids.get("worker") in (None, before):
+                    await asyncio.sleep(0.05)
+            await finish(settings, broker.settings, Workers(settings, broker.settings))
+        finally:
+            await deployment.stop()
+        return await judge(settings, broker.settings)
+
+    try:
+        verdict = asyncio.run(run())
+    finally:
+        if broker.process.poll() is not None:
+            broker.restart()
+    assert verdict.faults == []
+    assert verdict.visible["rewards"] > 0
+    case.detail = f"{sum('stands still' in line for line in told)} times the supervisor had to end a worker that hung"
 
 
 async def join(broker: Any, topics: list[str], group: str, *, blind: bool = False) -> int:
