@@ -88,9 +88,9 @@ RULES = (
         5 * MINUTE_S,
         "Records wait in a partition and its reader applies none of them.",
         "`xinfluencer doctor` (lag, processes), then the last lines of the process's log in `logs`.",
-        "`up` ends what stands still after 45 seconds; elsewhere end it yourself and start it ten seconds later, so that "
-        "its group gives out the partitions anew: it starts from its snapshot. If it stands still at the same place "
-        "again, a step is in an endless loop there: keep a backup, mend the step.",
+        "`up` ends what stands still after 45 seconds; elsewhere end it yourself and start it ten seconds later, so "
+        "that its group gives out the partitions anew: it starts from its snapshot. If it stands still at the same "
+        "place again, a step is in an endless loop there: keep a backup, mend the step.",
     ),
     Rule(
         "XinfluencerBehind",

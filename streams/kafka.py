@@ -25,15 +25,12 @@ from aiokafka.errors import (
     SaslAuthenticationFailed,
 )
 
-from streams import header_names
+from streams import header_names, metadata_pace
 from streams.kafka_metadata import ClusterMetadata, ask
 
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-TOPIC_READY_S_MAX = (
-    15.0  # A created topic has its leaders within tens of milliseconds; this is for a broker in trouble.
-)
-
+TOPIC_READY_S_MAX = 15.0  # a created topic has its leaders within tens of milliseconds; this is for trouble
 SESSION_S = 6.0  # a worker that has not said for so long that it lives has lost its partitions
 _TOPIC_EXISTS = 36
 _PASSING = (7, 41, 89)  # it timed out, its controller moved, it is throttled: a later try may do
@@ -45,6 +42,7 @@ _CAFILE = f"{_PREFIX}_SSL_CAFILE names the authority that must have signed it, f
 _PASSWORD = f"check {_PREFIX}_SASL_USERNAME and {_PREFIX}_SASL_PASSWORD."
 
 header_names.allow_any()  # no consumer is made without settings from here
+metadata_pace.keep()
 
 
 class KafkaSettingsRefused(ValueError):
