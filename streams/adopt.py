@@ -151,10 +151,12 @@ async def _left(kafka: KafkaSettings, group: str, stage: Stage) -> None:
         listed = sorted(name for name, *_ in await admin.list_consumer_groups())
         for name in (one for one in listed if runs(one, group, stage.name)):
             # One at a time: aiokafka 0.14 reads the answer of version 3 as one of version 2, which fits one group only.
-            while any(found[5] for answer in await admin.describe_consumer_groups([name]) for found in answer.groups):
+            # A group whose coordinator cannot say (it loads, it moved) has no members in the answer, but an error.
+            while any(one[0] or one[5] for told in await admin.describe_consumer_groups([name]) for one in told.groups):
                 if time.monotonic() > deadline:
                     raise CannotAdopt(
-                        f"group {name} has members: stop every worker that runs {stage.name}, and try again"
+                        f"group {name} has members, or nobody says that it has none: stop every worker that runs "
+                        f"{stage.name}, and try again"
                     )
                 await asyncio.sleep(POLL_S)
     finally:

@@ -40,6 +40,7 @@ from streams.java import find_java, spawn
 PREDECESSOR_WAIT_S = 20.0  # A JVM whose parent was killed needs a second or two to close its logs.
 FORMAT_S_MAX = 60.0
 METADATA_BYTES_MAX = 1 << 20  # of brokers alone, without topics
+RECOVERY_S_MAX = 300.0  # after a kill Kafka reads its newest segments again before it serves
 POLL_S = 0.05
 LOG_LINES_SHOWN = 15
 
@@ -148,7 +149,7 @@ def start(prepared: Prepared) -> "subprocess.Popen[bytes]":
         return spawn(prepared.command, prepared.env, prepared.folder, out, lock="jvm.lock")
 
 
-def wait_ready(prepared: Prepared, process: "subprocess.Popen[bytes]", timeout_s: float = 60.0) -> None:
+def wait_ready(prepared: Prepared, process: "subprocess.Popen[bytes]", timeout_s: float = RECOVERY_S_MAX) -> None:
     """Return when the broker serves and says our cluster id.
 
     Raises BrokerFailed when the process ends, when another cluster answers on the port, or when the time is up.

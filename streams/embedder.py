@@ -35,7 +35,7 @@ from streams.access_rules import REFUSED, require
 from streams.embed_plan import Plan, plan
 from streams.exits import EXIT_AGAIN, EXIT_REFUSED
 from streams.fold import fingerprint
-from streams.kafka import KafkaSettings, cluster_id, ensure_topics, topic_ids
+from streams.kafka import KafkaSettings, cluster_id, ensure_topics, stopped, topic_ids
 from streams.records import outside
 from streams.sender import Sender
 from streams.settings import Settings
@@ -73,6 +73,7 @@ class Embedder:
         self.sender = Sender(settings, kafka)
         self.stop = asyncio.Event()
         self.places: dict[int, Place] = {}
+        self.ends: dict[int, int] = {}
         self.applied = self.encoded = self.unchanged = 0
         self.skipped: Counter[str] = Counter()
         self.changed = True  # a process before us may have died and left files of no version
@@ -102,7 +103,7 @@ class Embedder:
             await self._begin()
             await self._follow()
         finally:
-            await self.consumer.stop()
+            await stopped(self.consumer)
             await self.sender.stop()
             self.store.close()
             self.ledger.close()
@@ -136,6 +137,7 @@ class Embedder:
                 found = await self.sender.record_before(tp.topic, part, place.last + 1)
                 if found is not None and found.offset == place.last and fingerprint(found) != place.fingerprint:
                     raise StoreRefused(f"{tp.topic}/{part}@{place.last} is not the record that was read there. {again}")
+            self.ends[part] = ends[tp]  # until the first fetch, the client knows none
             self.consumer.seek(tp, place.next)
         self.ledger.commit(self.places, self._bound())
         await asyncio.to_thread(self._count)
@@ -271,7 +273,8 @@ class Embedder:
         told = {}
         for tp, part in self.tps.items():
             at = self.places[part].next
-            told[f"{TWEETS.name}/{part}"] = [at, at, at, max(at, self.consumer.last_stable_offset(tp) or 0)]
+            end = max(at, self.ends.get(part, 0), self.consumer.last_stable_offset(tp) or 0)
+            told[f"{TWEETS.name}/{part}"] = [at, at, at, end]
         return {
             "applied": self.applied,
             "partitions": told,

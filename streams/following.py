@@ -20,7 +20,7 @@ from schemas.envelope import Record, Refused
 from schemas.learned import ModelReleased, ModelRetracted, ReleasePointed
 from schemas.topics import MODEL_RELEASES, MODELS
 from streams.access_rules import require
-from streams.kafka import KafkaSettings, ensure_topics
+from streams.kafka import KafkaSettings, ensure_topics, stopped
 from streams.metrics import Metrics
 from streams.problems import Problem
 from streams.settings import Settings
@@ -114,7 +114,7 @@ class Following:
                     well()
                     await self._point()
         finally:
-            await consumer.stop()
+            await stopped(consumer)
 
     async def _take(self, found: Releases, topic: str, raw: Any) -> None:
         try:

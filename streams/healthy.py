@@ -2,8 +2,9 @@
 
 `python -m streams.healthy NAME` looks at run/NAME.status.json in XINFLUENCER_DATA, which the process writes every
 second or so; a NAME with * stands for the newest of several. `server` is asked over HTTP instead. With --end a worker
-that is silent or stands still is ended with SIGKILL, as the supervisor would do on one machine: Docker starts again
-what has ended, and only marks what is unhealthy. It runs often, in every container: nothing heavy is imported.
+that is silent, stands still or never said a word is ended with SIGKILL, as the supervisor would do on one machine:
+Docker starts again what has ended, and only marks what is unhealthy. It runs often, in every container: nothing heavy
+is imported.
 """
 
 import argparse
@@ -15,13 +16,14 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 SILENT_S_MAX = 30.0  # as in streams/supervisor.py, which is too heavy to import here; a test holds them together
 STILL_S_MAX = 45.0
+START_S_MAX = 20.0  # and then it may be silent as long as any other
 TOUCHED_S_MIN = 5.0  # a status so much older than its file was only touched since; writing one takes milliseconds
 ANSWER_S_MAX = 5.0
 
@@ -75,6 +77,11 @@ def judge(told: Mapping[str, Any], seen: Seen | None, now_s: float, silent_s_max
 def look(run: Path, name: str, memory: Path, now_s: float, silent_s_max: float, end: bool) -> str:
     """Judge the newest status called `name`; with `end`, end a process that cannot help itself. '' means healthy."""
     statuses = sorted(run.glob(f"{name}.status.json"), key=lambda path: path.stat().st_mtime)
+    mute = _mute(run, name, statuses, START_S_MAX + silent_s_max) if end else []
+    for pid in mute:
+        os.kill(pid, signal.SIGKILL)
+    if mute:
+        return f"it has not said anything for {START_S_MAX + silent_s_max:.0f} s after its start; ended it"
     try:
         told = read(statuses[-1])
         problem, here = judge(told, _remembered(memory), now_s, silent_s_max)
@@ -119,13 +126,40 @@ def _wrote(told: Mapping[str, Any], name: str) -> bool:
     """Say whether the process of that number is the one that wrote the status: process numbers come again, above all
     in containers, where a restarted process has the number of the one before it."""
     try:
-        process = Path("/proc") / str(int(told["pid"]))
-        started_ticks = int((process / "stat").read_text().rpartition(")")[2].split()[19])
-        age_s = float(Path("/proc/uptime").read_text().split()[0]) - started_ticks / os.sysconf("SC_CLK_TCK")
-        words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        age_s, words = _process(int(told["pid"]))
     except (OSError, ValueError, KeyError, IndexError):
         return False
     return told["time"] > time.time() - age_s and name.partition("-")[0] in words
+
+
+def _process(pid: int) -> tuple[float, list[str]]:
+    """Give the age of a process in seconds, and its command line."""
+    process = Path("/proc") / str(pid)
+    started_ticks = int((process / "stat").read_text().rpartition(")")[2].split()[19])
+    age_s = float(Path("/proc/uptime").read_text().split()[0]) - started_ticks / os.sysconf("SC_CLK_TCK")
+    return age_s, (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+
+
+def _mute(run: Path, name: str, statuses: Sequence[Path], limit_s: float) -> list[int]:
+    """Find the processes of this name and deployment that have lived for longer than `limit_s` and wrote no status."""
+    kind, _, instance = name.partition("-")
+    written_s = max((path.stat().st_mtime for path in statuses), default=0.0)
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            age_s, words = _process(int(process.name))
+            own = words[words.index("--instance") + 1] if "--instance" in words[:-1] else "0"
+            if kind in words and instance in ("", "*", own) and age_s > limit_s and written_s < time.time() - age_s:
+                given = dict(one.partition("=")[::2] for one in (process / "environ").read_text().split("\0"))
+                if (process / "cwd" / _folder(given) / "run").resolve() == run.resolve():
+                    found.append(int(process.name))
+        except (OSError, ValueError, IndexError):
+            continue  # it has just ended, or is somebody else's
+    return found
+
+
+def _folder(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("XINFLUENCER_DATA") or "var").expanduser()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -137,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if set(given.name) & set("/\\\0") or given.name.startswith("."):
         parser.error("a name is no path")
-    run = Path(os.environ.get("XINFLUENCER_DATA") or "var").expanduser() / "run"
+    run = _folder(os.environ) / "run"
     if given.name == "server":
         problem = ask(run)
     else:

@@ -20,10 +20,14 @@ from aiokafka.conn import create_conn
 from aiokafka.errors import (
     AuthenticationFailedError,
     GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
     KafkaConnectionError,
     KafkaError,
+    NotCoordinatorForGroupError,
     SaslAuthenticationFailed,
+    for_code,
 )
+from aiokafka.protocol.commit import OffsetFetchRequest
 
 from streams import header_names, metadata_pace
 from streams.kafka_metadata import ClusterMetadata, ask
@@ -33,6 +37,8 @@ SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 TOPIC_READY_S_MAX = 15.0  # a created topic has its leaders within tens of milliseconds; this is for trouble
 SESSION_S = 6.0  # a worker that has not said for so long that it lives has lost its partitions
 _TOPIC_EXISTS = 36
+_REPLICATION = 38  # more replicas than brokers; also while the brokers there are have not come up yet
+_LOADING = (GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError)
 _PASSING = (7, 41, 89)  # it timed out, its controller moved, it is throttled: a later try may do
 COORDINATOR_READY_S_MAX = 30.0  # a broker makes the topic of groups when the first one asks, and that takes seconds
 _POLL_S = 0.05
@@ -229,22 +235,41 @@ async def end_offsets(
     try:
         return await consumer.end_offsets(partitions)
     finally:
-        await consumer.stop()
+        await stopped(consumer)
 
 
 async def committed_offsets(settings: KafkaSettings, group: str) -> dict[TopicPartition, int]:
     """Return what the group has committed, by partition; empty for a group that never committed.
 
-    A broker that has just begun has no coordinator for some seconds: it is waited for.
+    A broker that has just begun has no coordinator for some seconds, and one that has just taken a group over has not
+    read what it committed: both are waited for. Raises the aiokafka error of a group that we may not describe.
     """
     async with _admin(settings) as admin, asyncio.timeout(COORDINATOR_READY_S_MAX):
         while True:
             try:
-                offsets = await admin.list_consumer_group_offsets(group)
+                # aiokafka 0.14's own question overlooks the error of the whole: "I still load" reads as "nothing".
+                asked = OffsetFetchRequest(group, None)
+                answer = await admin._send_request(asked, await admin.find_coordinator(group))
+                for code in (answer.error_code, *(code for _, parts in answer.topics for *_, code in parts)):
+                    if code:
+                        raise for_code(code)(f"the offsets of group {group}")
                 break
-            except GroupCoordinatorNotAvailableError:
+            except _LOADING:
                 await asyncio.sleep(_POLL_S)
-    return {partition: kept.offset for partition, kept in offsets.items()}
+    return {TopicPartition(topic, part): at for topic, parts in answer.topics for part, at, *_ in parts}
+
+
+async def stopped(consumer: AIOKafkaConsumer) -> None:
+    """Stop a consumer. While the broker is away aiokafka throws a cancellation of its own at who stops one.
+
+    That would take the place of the error for which it is stopped, and a task that is cancelled ends without a word.
+    """
+    stopping = asyncio.ensure_future(consumer.stop())
+    await asyncio.wait({stopping})
+    if stopping.cancelled():
+        await consumer._client.close()
+    else:
+        stopping.result()
 
 
 async def _create(settings: KafkaSettings, specs: list[TopicSpec]) -> None:
@@ -253,7 +278,7 @@ async def _create(settings: KafkaSettings, specs: list[TopicSpec]) -> None:
             [NewTopic(spec.name, spec.partitions, spec.replication, topic_configs=spec.configs) for spec in specs]
         )
     for name, code, message in answer.topic_errors:
-        if code in _PASSING:
+        if code in _PASSING or (code == _REPLICATION and "fenced" in (message or "")):
             raise TimeoutError(f"The cluster could not make topic {name} just now (error {code}): {message}")
         if code not in (0, _TOPIC_EXISTS):
             raise TopicRefused(f"The cluster refused topic {name} (error {code}): {message}")

@@ -14,7 +14,7 @@ from aiokafka.structs import TopicPartition
 
 from schemas.facts import Where
 from schemas.topics import BY_NAME, partitions
-from streams.kafka import KafkaSettings
+from streams.kafka import KafkaSettings, stopped
 from streams.settings import Settings
 
 POLL_MS = 1_000
@@ -24,6 +24,10 @@ RECORDS_MAX = 2_000
 
 class LogUnreadable(Exception):
     """The log does not give what it must hold at a place."""
+
+
+class LogSilent(TimeoutError):
+    """The broker gives nothing where it says there is something: it may be away, and another time will do."""
 
 
 class Records(dict[tuple[str, int], list[Any]]):
@@ -69,6 +73,7 @@ class Reader:
         """Give the records with first <= offset < stop, in order; by default all that there are now.
 
         LogUnreadable if `first` is named and retention has passed it: whoever needs all from 0 must not get less.
+        LogSilent if nothing comes for half a minute.
         """
         if stop is None:
             stop = (await self.ends(topic))[topic, partition]
@@ -84,7 +89,7 @@ class Reader:
             batch = (await self._consumer.getmany(place, timeout_ms=POLL_MS, max_records=RECORDS_MAX)).get(place, [])
             silent = 0 if batch else silent + 1
             if silent > SILENT_POLLS_MAX:
-                raise LogUnreadable(f"{topic}/{partition} gives nothing after {await self._consumer.position(place)}")
+                raise LogSilent(f"{topic}/{partition} gives nothing after {await self._consumer.position(place)}")
             for record in batch:
                 if record.offset >= stop:
                     return
@@ -142,4 +147,4 @@ async def reader(settings: Settings, kafka: KafkaSettings) -> AsyncIterator[Read
     try:
         yield Reader(settings, consumer)
     finally:
-        await consumer.stop()
+        await stopped(consumer)

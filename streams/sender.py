@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import TopicPartition
 
 from streams.fold import Sent
-from streams.kafka import KafkaSettings
+from streams.kafka import KafkaSettings, stopped
 from streams.settings import Settings
 
 BATCH_BYTES_MAX = 1 << 19
@@ -110,4 +110,4 @@ class Sender:
             found = await consumer.getmany(tp, timeout_ms=int(LOOK_BACK_S * 1000), max_records=1)
             return found[tp][0] if found.get(tp) else None
         finally:
-            await consumer.stop()
+            await stopped(consumer)

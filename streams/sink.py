@@ -36,9 +36,9 @@ from streams import crash, places
 from streams import tables as t
 from streams.access_rules import REFUSED, require
 from streams.analytics import Answering
-from streams.exits import EXIT_REFUSED, leave, stop_process
+from streams.exits import EXIT_REFUSED, leave, or_fail, stop_process
 from streams.forgetting import HIDDEN, NO_INDEX, Forgetting, Request
-from streams.kafka import KafkaSettings, cluster_id, ensure_topics, topic_ids
+from streams.kafka import KafkaSettings, cluster_id, ensure_topics, stopped, topic_ids
 from streams.quick import fields_of, writer_of
 from streams.reader import LogUnreadable, reader
 from streams.records import outside
@@ -185,7 +185,7 @@ class Sink:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(Answering(self.settings).serve(self.stopping))
-                group.create_task(self._copy())
+                group.create_task(or_fail(self._copy()))
         finally:
             self._thread.shutdown()
             await self.sender.stop()
@@ -213,7 +213,7 @@ class Sink:
             await self._seek(consumer)
             await self._follow(consumer)
         finally:
-            await consumer.stop()
+            await stopped(consumer)
 
     def _prepare(self) -> list[Where]:
         made = self.warehouse.migrate()

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("xinfluencer.trainer")
 
 POLL_S = 0.5
+TRANSACTION_S_MAX = 30.0
 LOSSES_MAX = 200  # of a run, kept in the announcement; a longer curve is thinned
 
 
@@ -65,6 +66,8 @@ class Trainer:
         self.withheld = Withheld()
         self.group = settings.group("trainer")
         self.batches = TopicPartition(settings.physical(BATCHES.name), 0)
+        self._done = 0  # the commit of a transaction may be read some moments after its end
+        self._begun_s = 0.0  # when the newest transaction began
 
     async def run(self) -> None:
         """Announce the base, then train on every batch that closes."""
@@ -81,7 +84,7 @@ class Trainer:
             transactional_id=self.group,
             acks="all",
             enable_idempotence=True,
-            transaction_timeout_ms=30_000,
+            transaction_timeout_ms=int(TRANSACTION_S_MAX * 1000),
         )
         await self._begin()
         try:
@@ -90,6 +93,8 @@ class Trainer:
                 while True:
                     await self._next(log_reader)
         except ProducerFenced:
+            if time.monotonic() - self._begun_s > TRANSACTION_S_MAX:
+                raise  # Kafka says the same of a transaction that took too long: begin again
             raise Fenced("another trainer started with the same name and took over; this one stops") from None
         finally:
             await self.producer.stop()
@@ -111,7 +116,7 @@ class Trainer:
         log.info("announced the base %s", self.base.sha256[:12])
 
     async def _next(self, log_reader: Reader) -> None:
-        done = (await committed_offsets(self.kafka, self.group)).get(self.batches, 0)
+        done = max(self._done, (await committed_offsets(self.kafka, self.group)).get(self.batches, 0))
         known = await closed_batches(log_reader)
         waiting = [one for one in known if one[0] >= done]
         if not waiting:
@@ -125,8 +130,10 @@ class Trainer:
         except BatchBroken as broken:
             log.error("batch %s is not trained on: %s", newest.batch, broken)
             await self._skip(offset, str(broken))
+            self._done = offset + 1
             return
         await self._publish(trained, offset, await self._trace(log_reader, offset))
+        self._done = offset + 1
         self.tell(state="announced", version=trained.version)
         log.info("announced version %s of batch %s", trained.version[:12], newest.batch)
 
@@ -233,6 +240,7 @@ class Trainer:
         """Write the event and, in the same transaction, that its batch is done."""
         now_ms = int(time.time() * 1000)
         sent = outside(event, "/trainer", now_ms, self.settings.partitions, self.vault, None, traceparent)
+        self._begun_s = time.monotonic()
         async with self.producer.transaction():
             await self.producer.send_and_wait(
                 self.settings.physical(sent.topic),
@@ -252,6 +260,7 @@ class Trainer:
         now_ms = int(time.time() * 1000)
         alert = AlertRaised(kind="batch-refused", stage="trainer", detail=reason[:500])
         sent = outside(alert, "/trainer", now_ms, self.settings.partitions, self.vault)
+        self._begun_s = time.monotonic()
         async with self.producer.transaction():
             await self.producer.send_and_wait(
                 self.settings.physical(sent.topic), value=sent.value, timestamp_ms=now_ms, headers=sent.headers

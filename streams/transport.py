@@ -106,6 +106,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
         )
 
+    async def on_start(self) -> None:
+        """Start the client. What it would tell a user who polls it, Faust never asks for: it ends the process."""
+        await super().on_start()
+        client = self._ensure_consumer()
+        client._coordinator._push_error_to_user = lambda error: stop_process(f"the group: {error!r}")
+        for task in (client._coordinator._coordination_task, client._fetcher._fetch_task, client._client._sync_task):
+            task.add_done_callback(_fail_loudly)
+
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Fetched:
         epoch = self.epoch
         fetched = Fetched(await super()._fetch_records(*args, **kwargs))
@@ -157,6 +165,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         except (CommitFailedError, IllegalStateError):
             return False  # the partitions were taken away meanwhile; whoever has them commits
         return True
+
+
+def _fail_loudly(task: "asyncio.Task[None]") -> None:
+    """End the process with a task of the client that nobody waits for."""
+    if not task.cancelled() and task.exception() is not None:
+        stop_process(f"the client ended {task.get_name()}: {task.exception()!r}")
 
 
 class Consumer(driver.Consumer):  # type: ignore[misc]

@@ -28,7 +28,7 @@ from tests.feeds import feed
 from tests.harness import Workers, ended, finish, judge, now_ms, settings_for, vault_of, write
 from tests.proof import SEED, Say, size
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(1_200)]
 
 BLIND = (sys.executable, str(Path(blind_worker.__file__)))
 
@@ -85,9 +85,8 @@ def test_a_broker_that_dies_while_a_worker_starts_leaves_no_partition_without_an
                 broker.kill()
                 broker.restart()  # in the main thread: the kernel ends a JVM with the thread that started it
                 async with asyncio.timeout(START_S_MAX + SILENT_S_MAX + FORGOTTEN_S + 2 * START_S_MAX):
-                    while not owned(deployment):
+                    while owned(deployment) != reads:
                         await asyncio.sleep(0.1)
-                assert owned(deployment) == reads
                 before = deployment.pids["worker"]
                 os.kill(before, signal.SIGKILL)
                 while deployment.pids.get("worker") in (None, before):
@@ -137,7 +136,7 @@ def test_control_what_a_blind_leader_assigns_stays_until_nobody_was_there_for_a_
         await ensure_topics(broker.settings, [TopicSpec(topic, 2, {}) for topic in topics])
         found = [await join(broker, topics, "trap", blind=True)]
         found += [await join(broker, topics, "trap") for _ in range(3)]
-        await asyncio.sleep(SESSION_S + 1.0)
+        await asyncio.sleep(SESSION_S + 6.0)  # the session, and a broker that is late
         return [*found, await join(broker, topics, "trap")]
 
     assert asyncio.run(run()) == [0, 0, 0, 0, 4]

@@ -18,6 +18,7 @@ from streams import transport
 
 PINS = {
     (driver.AIOKafkaConsumerThread, "_create_worker_consumer"): "(self, transport)",
+    (driver.AIOKafkaConsumerThread, "on_start"): "(self)",
     (driver.AIOKafkaConsumerThread, "_fetch_records"): "(self, consumer, active_partitions, timeout, max_records)",
     (driver.AIOKafkaConsumerThread, "_commit"): "(self, offsets)",
     (driver.AIOKafkaConsumerThread, "call_thread"): "(self, fun, args, kwargs)",

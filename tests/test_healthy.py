@@ -32,6 +32,7 @@ def told(age_s: float = 0.0, applied: int = 5, places: dict[str, list[int]] = BE
 
 def test_the_limits_are_the_supervisors() -> None:
     assert (SILENT_S_MAX, STILL_S_MAX) == (supervisor.SILENT_S_MAX, supervisor.STILL_S_MAX)
+    assert healthy.START_S_MAX == supervisor.START_S_MAX
 
 
 @given(st.floats(0, 10_000))
@@ -226,6 +227,37 @@ def test_a_process_that_did_not_write_the_status_is_left_alone(run: Path, sleepe
     assert said.returncode == 1
     assert "ended" not in said.stdout
     assert process.poll() is None
+
+
+@pytest.mark.skipif(not Path("/proc/uptime").exists(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize(
+    ("words", "written", "ends"),
+    [
+        (("worker",), None, True),
+        (("worker", "--instance", "0"), "before it began", True),
+        (("worker",), "by itself", False),
+        (("worker",), "elsewhere", False),
+        (("worker", "--instance", "graph"), None, False),
+        (("trainer",), None, False),
+    ],
+)
+def test_a_worker_that_never_said_a_word_is_ended_and_no_other(
+    run: Path, sleeper: Any, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], written: str | None, ends: bool
+) -> None:
+    """It hangs in its start: where nobody but Docker looks, that would be for ever."""
+    began_s = time.time()
+    monkeypatch.setenv("XINFLUENCER_DATA", str(run.parent if written != "elsewhere" else run))
+    process = sleeper(*words)
+    time.sleep(1.0)
+    if written in ("by itself", "before it began"):
+        status(run, process.pid, time.time() if written == "by itself" else began_s - 3600)
+    monkeypatch.setattr(healthy, "START_S_MAX", 0.5)
+    said = healthy.look(run, "worker-0", run.parent / "seen", time.time(), 0.1, end=True)
+    assert ("not said anything for" in said) is ends, said
+    if ends:
+        assert process.wait(10) == -signal.SIGKILL
+    else:
+        assert process.poll() is None
 
 
 @pytest.mark.parametrize(("code", "expected"), [(200, 0), (503, 1)])

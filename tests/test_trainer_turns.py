@@ -1,19 +1,23 @@
 """Trainer's turns, without torch and a broker: which batch is next, from what, and what ends it."""
 
 import asyncio
+import sys
+import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.errors import ProducerFenced
 
 from schemas.ids import digest
 from schemas.learned import BatchClosed, ModelTrained, PairRef
 from streams import trainer as module
 from streams.dataset import BatchBroken
 from streams.settings import Settings
-from streams.trainer import Trainer
+from streams.trainer import Fenced, Trainer
 from tests.bare_shell import KAFKA, ZERO
 from tests.folding import BASE, T0_MS
 
@@ -112,4 +116,53 @@ def test_the_base_is_announced_once_and_another_base_again(settings: Settings) -
         trainer.notes.clear()
         asyncio.run(trainer._announce_base(Held(*values)))  # type: ignore[arg-type]
         assert trainer.notes == [("version", None)] * said
+    trainer.vault.close()
+
+
+def test_a_coordinator_that_answers_from_before_makes_no_batch_wait_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit of a transaction is read a moment after its end, and one that moved may know nothing for a while."""
+    trainer, answers = Turns(settings), iter((0, 0, 2, 0, 4))
+
+    async def committed(*_: Any) -> dict[Any, int]:
+        return {trainer.batches: next(answers)}
+
+    async def run() -> None:
+        for _ in range(5):
+            await trainer._next(None)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "committed_offsets", committed)
+    asyncio.run(run())
+    trainer.vault.close()
+    assert [note[1] for note in trainer.notes] == list(CLOSED)
+
+
+@pytest.mark.parametrize(("age_s", "expected"), [(0.0, Fenced), (60.0, ProducerFenced)])
+def test_a_transaction_that_took_too_long_is_no_second_trainer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, age_s: float, expected: type[Exception]
+) -> None:
+    """Kafka says the same of both, and only one of them needs a person."""
+
+    async def nothing(*_: Any) -> None:
+        return None
+
+    async def fenced(trainer: Trainer, _: Any) -> None:
+        trainer._begun_s = time.monotonic() - age_s
+        raise ProducerFenced
+
+    @asynccontextmanager
+    async def reading(*_: Any) -> AsyncIterator[None]:
+        yield
+
+    monkeypatch.setitem(sys.modules, "models.base", SimpleNamespace(prepare_base=lambda *_: None))
+    for name in ("ensure_topics", "require"):
+        monkeypatch.setattr(module, name, nothing)
+    monkeypatch.setattr(module, "reader", reading)
+    monkeypatch.setattr(module, "AIOKafkaProducer", lambda **_: SimpleNamespace(start=nothing, stop=nothing))
+    monkeypatch.setattr(Turns, "_announce_base", nothing)
+    monkeypatch.setattr(Turns, "_next", fenced)
+    trainer = Turns(settings)
+    with pytest.raises(expected):
+        asyncio.run(trainer.run())
     trainer.vault.close()
