@@ -161,7 +161,7 @@ async def _closed(sender: Sender) -> None:
         return
 
 
-async def finish(settings: Settings, kafka: KafkaSettings, workers: Workers, seconds_max: float = 90.0) -> None:
+async def finish(settings: Settings, kafka: KafkaSettings, workers: Workers, seconds_max: float = 240.0) -> None:
     """Wait until the agents are through, let everything come of age, wait again; restarts workers meanwhile."""
 
     async def keep() -> None:
@@ -228,6 +228,8 @@ def attacked_run(
         await ensure_topics(kafka, specs(settings))
         workers.start()
         await attack()
+        # Who is started from here on dies at no point: it need only come through.
+        workers.env = {name: value for name, value in workers.env.items() if name != "XINFLUENCER_CRASH"}
         workers.keep()
         await finish(settings, kafka, workers)
         await asyncio.to_thread(workers.signal, signal.SIGTERM)

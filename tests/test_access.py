@@ -74,7 +74,7 @@ UNUSED = {  # what a day without trouble does not ask for
     "follow": {("alerts", "Write"), ("dead-letters", "Write")},
 }
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(900)]
 
 # ---- the worker, and what everybody may ------------------------------------------------------------------------------
 
@@ -132,10 +132,10 @@ def ran(secure: SecureBroker, deployed: Settings) -> Verdict:
         await ensure_topics(secure.settings(f"{PREFIX}ticker"), specs(deployed))  # as `xinfluencer ticker` does
         clock = Sender(deployed, secure.settings(f"{PREFIX}ticker"))
         for _ in range(2):
-            await settled(deployed, operator, 60)
+            await settled(deployed, operator, 240)
             await asyncio.sleep(AGES_MS[0] / 1000 + 0.2)
             await clock.send(ticks(deployed, now_ms()))
-        await settled(deployed, operator, 60)
+        await settled(deployed, operator, 240)
         await clock.stop()
         await asyncio.to_thread(workers.signal, signal.SIGTERM)
         return await judge(deployed, operator)

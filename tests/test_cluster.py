@@ -44,7 +44,7 @@ from tests.s3_server import s3_env, s3_server
 
 SEED = 17
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(900)]
 
 
 # ---- three workers --------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ class Fleet:
     async def share(self, count: int) -> None:
         """Wait until so many workers own something, and all partitions are somebody's."""
         total = sum(partitions(stage.reads, self.settings.partitions) for stage in stages())
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while len(owned := self.owned()) != count or not all(owned.values()) or sum(owned.values()) != total:
                 self.keep()
                 await asyncio.sleep(0.1)

@@ -22,7 +22,7 @@ from tests.tiny_llama import build
 ROOT = Path(__file__).resolve().parent.parent
 PROMPTS = 6
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(1200)]
 
 
 def demo(data: Path, base: Path, killer: "Killer | None" = None) -> str:
@@ -34,7 +34,7 @@ def demo(data: Path, base: Path, killer: "Killer | None" = None) -> str:
     if killer is not None:
         killer.start()
     try:
-        said, _ = process.communicate(timeout=500)
+        said, _ = process.communicate(timeout=1000)
     finally:
         process.kill()
         if killer is not None:

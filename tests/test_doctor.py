@@ -248,7 +248,7 @@ def unreadable_status(settings: Settings) -> Context:
         ("snapshots", narrow_snapshot, "wrong", "9 partitions"),
         ("snapshots", stale_snapshot, "look", "500 records behind its worker"),
         ("troubles", failed_step, "look", "tweets/0 10..20: a step failed 3 times, then set aside"),
-        ("processes", silent, "wrong", "sink (process 1) has said nothing for 60"),
+        ("processes", silent, "wrong", "sink (process 1) has said nothing for 6"),
         ("processes", unreadable_status, "wrong", "the status of sink cannot be read"),
         ("sources", changed("data/ingest/bluesky/cursor", flip), "wrong", "damaged"),
         ("sources", foreign_cursor, "wrong", "another log"),

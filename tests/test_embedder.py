@@ -38,7 +38,7 @@ from tests.embedded import NOW, POINTS, SHOWN, SHY, UNINDEXED, Oracle, gone, pos
 from tests.harness import ROOT, settings_for, write
 from tests.test_vectors import bytes_on_disk, every_version
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(900)]
 
 on_broker = pytest.mark.broker
 

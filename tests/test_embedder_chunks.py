@@ -39,7 +39,7 @@ from tests.embedded import NOW, POINTS, SHOWN, SHY, UNINDEXED, Oracle, gone, pos
 from tests.harness import settings_for
 from tests.test_vectors import bytes_on_disk
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(900)]
 
 
 class Hashing:

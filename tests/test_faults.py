@@ -40,10 +40,10 @@ from tests.harness import (
 from tests.proof import SCALE, SEED, Say, size
 
 POINTS = ("before-take", "after-take", "mid-send", "after-send", "after-snapshot", "before-commit")
-GONE_S_MAX = 10.0
-BACK_S_MAX = 10.0 if SCALE != "ci" else 30.0  # other tests run beside this one in CI
+GONE_S_MAX = 10.0 if SCALE != "ci" else 28.0  # other tests run beside this one in CI
+BACK_S_MAX = 10.0 if SCALE != "ci" else 60.0
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(1200)]
 
 
 def variant(settings: Any, kafka: Any, name: str, instance: str = "0", **env: str) -> Workers:
@@ -79,14 +79,24 @@ def test_a_worker_that_dies_at_every_named_point_changes_nothing(broker: Any, tm
     workers = Workers(settings, broker.settings)
     died: dict[str, int] = {}
 
+    async def fate(part: list[Any]) -> int | None:
+        """Give a worker its slice until it dies: one that chance spared at every commit reads the same again."""
+        for _ in range(6):
+            await write(settings, broker.settings, part)
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                assert workers.process is not None
+                if (code := workers.process.poll()) is not None:
+                    return code
+                await asyncio.sleep(0.05)
+        return None
+
     async def run() -> Any:
         await write(settings, broker.settings, [])
         for life, point in enumerate(orders):
             workers.env = {"XINFLUENCER_CRASH": f"{point}:{SEED + life}:0.4"}
             workers.start()
-            await write(settings, broker.settings, records[life * share : (life + 1) * share])
-            assert workers.process is not None
-            code = await asyncio.to_thread(workers.process.wait, 30)
+            code = await fate(records[life * share : (life + 1) * share])
             died[point] = died.get(point, 0) + (code == -signal.SIGKILL)
         workers.env = {}
         workers.start()
@@ -199,7 +209,7 @@ def test_a_log_that_was_wiped_under_kept_snapshots_is_noticed(broker: Any, tmp_p
         asyncio.run(write(settings, broker.settings, records))
         workers.start()
         assert workers.process is not None
-        assert workers.process.wait(30) == EXIT_REFUSED
+        assert workers.process.wait(90) == EXIT_REFUSED
     assert "remove the snapshot folder too" in workers.log()
 
 

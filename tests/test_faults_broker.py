@@ -46,7 +46,7 @@ from tests.test_models import CARD_FACTS, a_save, in_child
 PRODUCER_S_MAX = 15.0  # streams.sender's request timeout: what is not acknowledged by then has failed
 PAUSE_S = 20.0
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(1200)]
 
 
 def test_what_was_acknowledged_outlives_a_broker_that_is_killed_and_one_that_sleeps(

@@ -52,7 +52,7 @@ async def pump(settings: Settings, log: Any, until: Callable[[], bool], told: li
     stop = asyncio.Event()
 
     async def watch() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not until():
                 await asyncio.sleep(0.005)
         stop.set()
@@ -209,7 +209,7 @@ class Child:
                 stderr=output,
             )
 
-    async def ended(self, seconds: float = 20.0) -> int:
+    async def ended(self, seconds: float = 90.0) -> int:
         return await asyncio.to_thread(self.process.wait, seconds)
 
     def log(self) -> str:
@@ -224,7 +224,7 @@ class Child:
             self.process.wait()
 
 
-async def until(holds: Callable[[], bool], child: Child, seconds: float = 20.0) -> None:
+async def until(holds: Callable[[], bool], child: Child, seconds: float = 90.0) -> None:
     async with asyncio.timeout(seconds):
         while not holds():
             assert child.process.poll() is None, child.log()
@@ -264,7 +264,7 @@ def test_killed_in_the_middle_and_at_every_point_nothing_is_lost(tmp_path: Path,
                 with Child(settings, broker.settings, "x", XINFLUENCER_CRASH=crash) as child:
                     before = told(settings)["pid"]
                     if feeding is None:
-                        async with asyncio.timeout(20):
+                        async with asyncio.timeout(90):
                             while not server.asked:
                                 await asyncio.sleep(0.02)
                         feeding = asyncio.create_task(feed(server, sent))
@@ -278,9 +278,11 @@ def test_killed_in_the_middle_and_at_every_point_nothing_is_lost(tmp_path: Path,
                 await until(partial(on_its_way, settings, told(settings)["pid"]), child)
                 assert feeding is not None
                 feeding.cancel()
-                await until(lambda: int(told(settings).get("cursor") or 0) > now_ms() - 300, child)
+                stopped_ms = now_ms()
+                # No post is so young: a keep-alive moved it, and whatever was queued is through.
+                await until(lambda: int(told(settings).get("cursor") or 0) > stopped_ms, child)
                 child.process.send_signal(signal.SIGTERM)
-                assert await child.ended(10) == 0, child.log()
+                assert await child.ended(30) == 0, child.log()
             judge(sent, await in_log(settings, broker.settings))
             assert await in_log(settings, broker.settings, "alerts") == []
             assert TOKEN not in child.log()
@@ -301,7 +303,7 @@ def test_one_source_that_is_refused_leaves_the_others_running_and_is_told_of(
                 assert told(settings)["parked"] is True
                 assert 'xinfluencer_source_parked{stream="x-filtered"} 1.0' in figures(settings)
                 child.process.send_signal(signal.SIGTERM)
-                assert await child.ended(10) == 0, child.log()
+                assert await child.ended(30) == 0, child.log()
             (alert,) = [event for _, event in await in_log(settings, broker.settings, "alerts")]
             assert alert.kind == "source-refused"
             assert "403" in alert.detail
@@ -344,7 +346,7 @@ def test_a_supervised_process_waits_for_a_new_token_and_goes_on_where_it_was(
                 assert told(settings)["parked"] is False
                 assert 'xinfluencer_source_parked{stream="x-filtered"} 0.0' in figures(settings)
                 child.process.send_signal(signal.SIGTERM)
-                assert await child.ended(10) == 0, child.log()
+                assert await child.ended(30) == 0, child.log()
             judge(sent[1:], await in_log(settings, broker.settings))
             alerts = [event for _, event in await in_log(settings, broker.settings, "alerts")]
             assert [one.kind for one in alerts] == ["source-refused"]  # once, however often it is tried
@@ -389,7 +391,7 @@ def test_an_expired_token_stops_nothing_else_of_a_deployment(
             deployment = Deployment(settings, {}, said.append)
             await deployment.start("follow", "ticker")
             try:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(90):
                     while not (said or deployment.failed.done()):
                         await asyncio.sleep(0.1)
                 assert not deployment.failed.done()

@@ -32,7 +32,7 @@ from tests.feeds import feed
 from tests.harness import Workers, attacked_run, ended, finish, judge, now_ms, said, settings_for, vault_of, write
 from tests.proof import SEED, Say
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(900)]
 
 
 def test_what_was_forgotten_is_in_nothing_that_is_read_again(broker: Any, tmp_path: Path, proof: Say) -> None:

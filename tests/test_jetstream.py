@@ -132,7 +132,7 @@ def test_a_cursor_that_the_server_no_longer_holds_is_an_error_that_names_both_ti
 def test_a_gap_that_the_operator_accepts_is_told_and_the_stream_goes_on_from_the_oldest() -> None:
     async def body(server: JetstreamServer) -> None:
         settings = Settings(bluesky_url=server.url, accept_gaps=True)
-        one = Jetstream(settings, clock_ms=lambda: server.now_us // 1000, idle_s=0.05, silent_s_max=0.2)
+        one = Jetstream(settings, clock_ms=lambda: server.now_us // 1000, idle_s=0.05, silent_s_max=0.5)
         got, _ = await take(one, str(T0_US))
         assert times(got) == [T0_US + 12 * HOUR]
         (gap,) = gaps(got)
@@ -221,7 +221,7 @@ def test_a_quiet_stream_tells_of_a_clock_that_is_behind_too_whichever_connection
     async def body(server: JetstreamServer) -> None:
         behind_us, passed_us = [601 * S], [0]
         one = Jetstream(
-            Settings(bluesky_url=server.url), idle_s=0.05, silent_s_max=0.1,
+            Settings(bluesky_url=server.url), idle_s=0.05, silent_s_max=0.5,
             clock_ms=lambda: (T0_US + passed_us[0] - behind_us[0]) // 1000,
         )  # fmt: skip
         assert type((await with_a_clock_behind(server, one, T0_US, T0_US + S))[1]) is SourceBroken

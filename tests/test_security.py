@@ -83,7 +83,7 @@ def baited(url: str) -> list[str]:
 
 
 @pytest.mark.broker
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_nothing_is_fetched_no_port_is_opened_and_no_secret_or_refused_word_is_said(
     broker: Any, tmp_path: Path, ear: Ear, proof: Say
 ) -> None:

@@ -117,7 +117,7 @@ def no_event(partition: int) -> Sent:
 
 
 @pytest.mark.broker
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_sink_killed_between_any_two_steps_loses_and_doubles_nothing(broker: Any, tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "data", "sink-kills", partitions=2)
     vault = Vault(settings.data / "vault" / "keys.sqlite")
@@ -278,7 +278,7 @@ def check_what_is_left(settings: Settings) -> None:
 
 @pytest.mark.broker
 @pytest.mark.slow
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1200)
 def test_what_is_forgotten_goes_down_to_the_bytes_however_often_the_sink_is_killed(broker: Any, tmp_path: Path) -> None:
     """D10 for this store. It takes a minute: the engine keeps a deleted row's bytes for half of one."""
     settings = settings_for(tmp_path / "data", "sink-forgets", partitions=2)

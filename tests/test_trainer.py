@@ -31,7 +31,7 @@ from streams.vault import Vault
 from tests.feeds import feed
 from tests.harness import ROOT, Workers, ended, finish, settings_for, write
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(900)]
 
 SEED = 5
 POINTS = (
@@ -62,8 +62,8 @@ class Zygote:
     def heard(self) -> dict[str, Any]:
         """Wait for what it says next."""
         assert self.process.stdout is not None
-        readable, _, _ = select.select([self.process.stdout], [], [], 60)
-        assert readable, "the zygote says nothing for a minute"
+        readable, _, _ = select.select([self.process.stdout], [], [], 240)
+        assert readable, "the zygote says nothing for four minutes"
         line = self.process.stdout.readline()
         assert line, "the zygote ended"
         said: dict[str, Any] = json.loads(line)

@@ -104,7 +104,8 @@ def test_silence_without_keep_alives_is_a_broken_connection() -> None:
 
 def test_a_slow_line_is_no_silence() -> None:
     one = line(1)
-    got, _ = met(sends(*(bytes([byte]) for byte in one[:6]), one[6:] + b"\n", then="end", gap_s=0.06))
+    # The whole takes 1.2 s, and no gap in it comes near the second after which the source gives up.
+    got, _ = met(sends(*(bytes([byte]) for byte in one[:6]), one[6:] + b"\n", then="end", gap_s=0.2))
     assert data(got) == [one]
 
 

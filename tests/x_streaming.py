@@ -11,7 +11,7 @@ from streams.x_stream import XStream, filtered
 from tests.x_server import TOKEN, XServer, serving
 
 ENV = {"XINFLUENCER_X_TOKEN": TOKEN}
-KEEP_ALIVE_S = 0.1  # so that the source gives up after 0.2 s; the server's own is 0.05
+KEEP_ALIVE_S = 0.5  # so that the source gives up after 1 s; the server's own is 0.05
 
 
 def stream(server: XServer, env: dict[str, str] | None = None, backfill: int = 0, **more: Any) -> XStream:
