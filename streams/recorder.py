@@ -64,11 +64,7 @@ class Recorder:
             log.error("%s was not acknowledged: %s", type(event).__name__, type(error).__name__)
             self._retire(sender)
             raise Problem(
-                503,
-                "not_recorded",
-                "The log did not say in time that it took this: it may not count; try again.",
-                None,
-                5,
+                503, "not_recorded", "The log did not say in time that it took this: try again.", None, 5
             ) from None
 
     def _seal(self, event: Event, event_id: str | None, traceparent: bytes | None) -> Sent:

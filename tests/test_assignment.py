@@ -42,7 +42,7 @@ def test_a_worker_that_is_told_nothing_of_its_topics_ends_and_the_next_one_has_a
         await ensure_topics(broker.settings, specs(settings))
         workers.start()
         assert workers.process is not None
-        assert await asyncio.to_thread(workers.process.wait, 40) == EXIT_AGAIN, workers.log()[-3000:]
+        assert await asyncio.to_thread(workers.process.wait, 120) == EXIT_AGAIN, workers.log()[-3000:]
         stopping = workers.log().splitlines()[-1]
         assert "the broker told nothing of " in stopping
         assert all(settings.physical(topic) in stopping for topic in reads)
@@ -84,7 +84,7 @@ def test_a_broker_that_dies_while_a_worker_starts_leaves_no_partition_without_an
                 await asyncio.sleep(rng.uniform(0.5, 4.0))
                 broker.kill()
                 broker.restart()  # in the main thread: the kernel ends a JVM with the thread that started it
-                async with asyncio.timeout(START_S_MAX + SILENT_S_MAX + FORGOTTEN_S + 2 * START_S_MAX):
+                async with asyncio.timeout(START_S_MAX + SILENT_S_MAX + FORGOTTEN_S + 9 * START_S_MAX):
                     while owned(deployment) != reads:
                         await asyncio.sleep(0.1)
                 before = deployment.pids["worker"]

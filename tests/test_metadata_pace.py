@@ -22,7 +22,7 @@ MANY = 100
 
 
 async def asked(client: AIOKafkaClient, over: Callable[[int], bool]) -> int:
-    """Count how often a client asks its broker, until `over` or for three seconds."""
+    """Count how often a client asks for its broker, until `over` or for three seconds."""
     count, get_conn = 0, client._get_conn
 
     async def counted(*args: Any, **more: Any) -> Any:
